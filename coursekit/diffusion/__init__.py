@@ -1,0 +1,47 @@
+"""Diffusion: schedules, denoisers, the training engine and samplers, on one noise axis x_t = alpha_t x + sigma_t eps."""
+
+from coursekit.diffusion.chain import DiscreteChain
+from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
+from coursekit.diffusion.guidance import ClassifierFree
+from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
+from coursekit.diffusion.samplers import sample, time_grid
+from coursekit.diffusion.schedules import (
+    EDM,
+    SCHEDULES,
+    VE,
+    Cosine,
+    LinearVP,
+    Rectified,
+    ScaledLinearVP,
+    Schedule,
+    SigmoidAlphaBar,
+    SigmoidBetaVP,
+    SubVP,
+)
+from coursekit.diffusion.training import History, fit
+
+__all__ = [
+    "EDM",
+    "SCHEDULES",
+    "VE",
+    "ClassifierFree",
+    "Cosine",
+    "Denoiser",
+    "DiscreteChain",
+    "ExactDenoiser",
+    "History",
+    "ImportanceSampled",
+    "LinearVP",
+    "LogitNormal",
+    "Rectified",
+    "ScaledLinearVP",
+    "Schedule",
+    "SigmoidAlphaBar",
+    "SigmoidBetaVP",
+    "Stratified",
+    "SubVP",
+    "Uniform",
+    "fit",
+    "sample",
+    "time_grid",
+]

@@ -1,0 +1,299 @@
+"""The engine: everything that changes while a model trains, one step of it, and how it is saved.
+
+On an accelerator a step never waits for the device: the loss is added up there and fetched when it is
+shown, and a loss that is not finite freezes the weights by itself until the host looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from coursekit.checkpoints import read_tensors, write_tensors
+from coursekit.diffusion.average import Average
+from coursekit.diffusion.batches import Augment, Batches
+
+__all__ = ["Engine", "Objective", "OptimizerFactory", "Player"]
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Makes an optimiser for a list of parameters."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """One side of a game: whose parameters move, by which loss, how many times a step.
+
+    A model with several players has a method `players()` that returns them in the order in which they move;
+    any other model is a single player with all its parameters and `model.loss`.
+
+    Attributes:
+        name: for messages and the history.
+        module: whose parameters this player moves.
+        loss: (x, *labels, generator=...) -> scalar.
+        repeats: moves a step, each with a batch of its own.
+        lr_scale: this player's learning rate in units of the engine's.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[..., Tensor]
+    repeats: int = 1
+    lr_scale: float = 1.0
+
+
+class Objective(nn.Module):
+    """A model whose `forward` is a loss, since that is what distributed wrappers call."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *batch: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The loss of a batch, a scalar."""
+        return self.loss(*batch, generator=generator)
+
+
+@dataclass
+class _Seat:
+    """A player at the table: its objective and optimiser, ready for this device."""
+
+    player: Player
+    objective: nn.Module
+    optimizer: Any
+    parameters: list[nn.Parameter]
+    rates: list[float]
+    total: Tensor  # of the losses since the last fetch
+
+
+class Engine:
+    """Everything that changes while a model trains, and one step of it; `fit` is its loop.
+
+    The arguments are those of `fit`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: tuple[Tensor, ...],
+        *,
+        batch_size: int,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        optimizer: OptimizerFactory | None = None,
+        ema_half_life: float | None = None,
+        ema_ramp: float | None = 0.1,
+        clip: float | None = 1.0,
+        accumulate: int = 1,
+        augment: Augment | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+    ) -> None:
+        if accumulate < 1 or batch_size % accumulate:
+            raise ValueError(f"batch_size must be a multiple of accumulate, got {batch_size} and {accumulate}")
+        if not lr > 0:
+            raise ValueError(f"lr must be positive, got {lr}")
+        self.accelerator = Accelerator()
+        self.device = torch.device(device) if device is not None else self.accelerator.device
+        self.model, self.clip, self.accumulate, self.augment = model, clip, accumulate, augment
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = Batches(data, batch_size, seed, self.device, rank, world)
+        self.generator = _generator(self.device, seed * 1_000_003 + rank)
+        if any(tensor.device != self.device for tensor in (*model.parameters(), *model.buffers())):
+            model.to(self.device)
+        if data[0].ndim == 4:
+            model.to(memory_format=torch.channels_last)
+        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        players = model.players() if hasattr(model, "players") else [Player("model", model, model.loss)]
+        optimizer = optimizer or (lambda ps: torch.optim.AdamW(ps, lr, betas, weight_decay=weight_decay, fused=_fused(ps)))
+        self.seats = [self._seat(player, optimizer, compile) for player in players]
+        self.average = Average(model, ema_half_life, ema_ramp) if ema_half_life is not None else None
+        self.step, self.moves = 0, sum(player.repeats for player in players)
+        self.broken = torch.full((2,), -1, device=self.device)  # step and seat of the first loss that was not finite
+        self.frozen = torch.zeros((), device=self.device)  # 1 from then on
+
+    def _seat(self, player: Player, make: OptimizerFactory, compile: bool) -> _Seat:
+        parameters = [p for p in player.module.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"player {player.name!r} has no parameters to train")
+        optimizer = make(parameters)
+        objective = Objective(self.model, player.loss)
+        objective = torch.compile(objective) if compile else objective
+        objective, optimizer = self.accelerator.prepare(objective, optimizer, device_placement=[False, False])
+        rates = [group["lr"] * player.lr_scale for group in optimizer.param_groups]
+        return _Seat(player, objective, optimizer, parameters, rates, torch.zeros((), device=self.device))
+
+    def advance(self, rate: float) -> None:
+        """One optimiser step of every player, at `rate` times the learning rate.
+
+        Raises:
+            FloatingPointError: if a loss or a gradient is not finite, before any weight has changed (on an
+                accelerator: the weights stay as they were, and `check` raises when it looks).
+        """
+        move = self.step * self.moves
+        for index, seat in enumerate(self.seats):
+            for group, base in zip(seat.optimizer.param_groups, seat.rates, strict=True):
+                group["lr"] = base * rate
+            for _ in range(seat.player.repeats):
+                self._move(index, seat, self.batches.at(move))
+                move += 1
+        if self.average is not None:
+            self.average.update(self.step)
+        self.step += 1
+
+    def _move(self, index: int, seat: _Seat, batch: tuple[Tensor, ...]) -> None:
+        x, *labels = batch
+        x = x if self.augment is None else self.augment(x, self.generator)
+        loss = self._gradient(seat, (x, *labels))
+        norm = nn.utils.clip_grad_norm_(seat.parameters, float("inf") if self.clip is None else self.clip)
+        self._guard(index, seat, torch.isfinite(loss) & torch.isfinite(norm))
+        seat.optimizer.step()
+        seat.optimizer.zero_grad()
+        seat.total += loss
+
+    def _gradient(self, seat: _Seat, batch: tuple[Tensor, ...]) -> Tensor:
+        """Add up the gradient over the micro-batches, as one large batch would give it; the mean loss, detached."""
+        only = {} if len(self.seats) == 1 else {"inputs": seat.parameters}
+        mean = torch.zeros((), device=self.device)
+        parts = list(zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True))
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(seat.objective):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    loss = seat.objective(*part, generator=self.generator)
+                loss = loss * (len(part[0]) / len(batch[0]))
+                self.accelerator.backward(loss, **only)
+            mean += loss.detach()
+        return mean
+
+    def _guard(self, index: int, seat: _Seat, finite: Tensor) -> None:
+        optimizer = getattr(seat.optimizer, "optimizer", seat.optimizer)
+        if self.device.type == "cpu" or not optimizer.defaults.get("fused"):  # looking costs nothing, or is the only way
+            if not bool(finite):
+                raise self._failure(self.step, index)
+            return
+        first = ~finite & (self.broken[0] < 0)
+        where = torch.stack([torch.full_like(self.broken[0], self.step), torch.full_like(self.broken[0], index)])
+        self.broken = torch.where(first, where, self.broken)
+        self.frozen = torch.maximum(self.frozen, (~finite).float())
+        optimizer.grad_scale, optimizer.found_inf = None, self.frozen  # the fused kernel then leaves weights alone
+
+    def check(self) -> None:
+        """Look at what the device has noted, which waits for it.
+
+        Raises:
+            FloatingPointError: if a loss or a gradient was not finite; names the first step.
+        """
+        step, index = self.broken.tolist()
+        if step >= 0:
+            self.step = step
+            raise self._failure(step, index)
+
+    def _failure(self, step: int, index: int) -> FloatingPointError:
+        return FloatingPointError(
+            f"the loss or gradient of {self.seats[index].player.name!r} is not finite at step {step}; "
+            "the model keeps the weights from before that step: lower lr, clip harder or look at the data"
+        )
+
+    def fetch(self) -> dict[str, float]:
+        """Each player's summed loss since the last fetch; waits for the device."""
+        self.check()
+        sums = {seat.player.name: seat.total.item() / seat.player.repeats for seat in self.seats}
+        for seat in self.seats:
+            seat.total.zero_()
+        return sums
+
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
+        """Write everything to `path` (the file of before is kept as `previous(path)`)."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{name}": tensor.clone() for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        optimizers = {}
+        for seat in self.seats:
+            state = seat.optimizer.state_dict()
+            optimizers[seat.player.name] = state["param_groups"]
+            for i, slots in state["state"].items():
+                tensors |= {f"optimizer.{seat.player.name}.{i}.{slot}": value for slot, value in slots.items()}
+        random_tensors, random_header = _random_states(self.generator)
+        header = {"step": self.step, "optimizers": optimizers, "random": random_header, **extra}
+        write_tensors(path, tensors | random_tensors, header)
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Take up the state in `path`; returns its header.
+
+        Raises:
+            FileNotFoundError, ValueError: if the file is missing, damaged, or of another model or run.
+        """
+        tensors, header = read_tensors(path)
+        model = _with_prefix(tensors, "model.")
+        try:
+            self.model.load_state_dict(model)
+            for seat in self.seats:
+                groups, slots = header["optimizers"][seat.player.name], _with_prefix(tensors, f"optimizer.{seat.player.name}.")
+                _load_optimizer(seat, groups, slots)
+            if self.average is not None:
+                for name, tensor in self.average.state.items():
+                    tensor.copy_(tensors[f"average.{name}"])
+            self.step = header["step"]
+            _restore_random_states(self.generator, tensors, header["random"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{path} holds another model or another kind of run: {error}") from error
+        return header
+
+
+def _fused(parameters: list[nn.Parameter]) -> bool:
+    return all(p.device.type in ("cpu", "cuda", "mps", "xpu") or p.device.type == torch._C._get_privateuse1_backend_name()
+               for p in parameters)  # fmt: skip
+
+
+def _generator(device: torch.device, seed: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed % 2**63)
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_optimizer(seat: _Seat, groups: list[dict[str, Any]], slots: dict[str, Tensor]) -> None:
+    """Rebuild the optimiser's state; moments take the memory layout of their parameters, as fused kernels need."""
+    state: dict[int, dict[str, Tensor]] = {}
+    order = [p for group in seat.optimizer.param_groups for p in group["params"]]
+    for name, tensor in slots.items():
+        number, slot = name.split(".", 1)
+        like = order[int(number)]
+        tensor = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(number), {})[slot] = tensor
+    seat.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _random_states(generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {"random.torch": torch.get_rng_state(), "random.generator": generator.get_state()}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, state, gauss_next = random.getstate()
+    numpy_state = [kind, keys.tolist(), position, has_gauss, gauss]
+    return tensors, {"numpy": numpy_state, "python": [version, list(state), gauss_next]}
+
+
+def _restore_random_states(generator: torch.Generator, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["random.torch"])
+    generator.set_state(tensors["random.generator"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    kind, keys, *rest = header["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    version, state, gauss_next = header["python"]
+    random.setstate((version, tuple(state), gauss_next))

@@ -1,0 +1,230 @@
+r"""The training loop, one for every model of the course.
+
+    for each step k:   theta <- theta - lr_k AdamW(grad of model.loss(batch_k)),   average <- lerp(average, theta)
+
+`fit` is the loop that one reads; `coursekit.diffusion.engine` holds what a step changes. Processes launched with
+torchrun share the work through Hugging Face accelerate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from coursekit.checkpoints import previous
+from coursekit.diffusion.engine import Engine
+
+__all__ = ["History", "fit"]
+
+
+@dataclass
+class History:
+    """What a run of `fit` did.
+
+    Attributes:
+        steps: the optimiser steps at which the loss was fetched.
+        players: for each player, the mean loss since the fetch before, one number per entry of `steps`.
+        total_steps: optimiser steps done, earlier runs that this one resumed included.
+        seconds: wall-clock time, likewise.
+        interrupted: whether Ctrl-C ended the run.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    players: dict[str, list[float]] = field(default_factory=dict)
+    total_steps: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def losses(self) -> list[float]:
+        """The first player's losses: of an ordinary model, the loss."""
+        return next(iter(self.players.values()), [])
+
+
+def fit(
+    model: nn.Module,
+    data: Tensor | tuple[Tensor, ...],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    warmup: int = 50,
+    decay: float = 0.4,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    show_every: int = 50,
+    progress: bool = True,
+    **engine: Any,
+) -> History:
+    """Train a model until a number of steps or of seconds is used up, whichever comes first.
+
+    Afterwards the model holds its weights or, if `ema_half_life` is given, their average: what one draws from.
+    Ctrl-C ends the run after the step under way and keeps what was learned.
+
+    Args:
+        model: has `loss(x, *labels, generator=None)` -> scalar, or `players()`.
+        data: a tensor (N, ...), or a tuple of tensors of one length such as (images, labels). uint8 pictures stay
+            uint8 on the device and become floats in [-1, 1] batch by batch.
+        steps, seconds: the budget; at least one is wanted.
+        batch_size: over all processes together.
+        lr: the learning rate, reached after `warmup` steps and lowered to a fiftieth over the last `decay` of
+            the budget.
+        checkpoint: a file to write, every `checkpoint_every` steps and at the end.
+        resume: go on from `checkpoint` if that file exists.
+        show_every: fetch the loss (and check that it is finite) every so many steps.
+        progress: show a bar on stderr.
+        **engine: `betas`, `weight_decay`, `optimizer` (a function from parameters to an optimiser), `clip` (of the
+            gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see `Average`),
+            `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`.
+
+    Returns:
+        The history of the run.
+
+    Raises:
+        ValueError: for a missing budget, impossible settings, or data with NaN or infinity.
+        FloatingPointError: if the loss stops being finite. The message names the step, and the model (and the
+            checkpoint, if there is one) keeps the state from before it.
+
+    Example:
+        >>> class Mean(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.mean = nn.Parameter(torch.zeros(1))
+        ...     def loss(self, x, generator=None):
+        ...         return (x - self.mean).square().mean()
+        >>> model = Mean()
+        >>> history = fit(model, torch.full((8, 1), 3.0), steps=300, batch_size=8, lr=0.1, progress=False)
+        >>> history.total_steps, round(model.mean.item(), 2)
+        (300, 3.0)
+    """
+    _check_budget(steps, seconds, warmup, decay, checkpoint, checkpoint_every, resume, show_every)
+    data = (data,) if isinstance(data, Tensor) else tuple(data)
+    run = Engine(model, data, batch_size=batch_size, lr=lr, **engine)
+    history = History(players={seat.player.name: [] for seat in run.seats})
+    if resume and (Path(checkpoint).exists() or previous(checkpoint).exists()):
+        history = History(**run.load(checkpoint)["history"])
+    started, fetched = time.monotonic() - history.seconds, run.step
+
+    def note() -> None:
+        nonlocal fetched
+        history.total_steps, history.seconds = run.step, time.monotonic() - started
+        if run.step > fetched:
+            for name, total in run.fetch().items():
+                history.players[name].append(total / (run.step - fetched))
+            history.steps.append(run.step)
+            fetched = run.step
+
+    def save() -> None:
+        if checkpoint is not None:
+            note()
+            run.save(checkpoint, {"history": vars(history)})
+
+    training = model.training
+    model.train()
+    with _stop_on_interrupt() as stop, _tf32(run.device), _bar(run, steps, seconds, progress) as bar:
+        try:
+            while (done := _share(run.step, time.monotonic() - started, steps, seconds)) < 1 and not stop.is_set():
+                run.advance(_rate(run.step, done, warmup, decay))
+                if run.step % show_every == 0:
+                    note()
+                    bar.set_postfix({name: f"{losses[-1]:.4f}" for name, losses in history.players.items()})
+                if checkpoint_every is not None and run.step % checkpoint_every == 0:
+                    save()
+                bar.update((run.step if steps else time.monotonic() - started) - bar.n)
+            run.check()
+            save()
+        except FloatingPointError:
+            if checkpoint is not None:
+                run.save(checkpoint, {"history": vars(history)})
+            raise
+        finally:
+            model.train(training)
+    note()
+    history.interrupted = stop.is_set()
+    if run.average is not None:
+        run.average.copy_to_model()
+    return history
+
+
+def _share(step: int, elapsed: float, steps: int | None, seconds: float | None) -> float:
+    """How much of the budget is used, 1 at its end."""
+    return max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
+
+
+def _rate(step: int, done: float, warmup: int, decay: float) -> float:
+    """The learning rate's factor: rising over the first steps, flat, then falling in a straight line."""
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    fall = min(1.0, max(0.02, (1 - done) / decay)) if decay else 1.0
+    return rise * fall
+
+
+def _check_budget(
+    steps: int | None,
+    seconds: float | None,
+    warmup: int,
+    decay: float,
+    checkpoint: object,
+    every: int | None,
+    resume: bool,
+    show_every: int,
+) -> None:
+    for name, value in (("steps", steps), ("seconds", seconds), ("checkpoint_every", every), ("show_every", show_every)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    if steps is None and seconds is None:
+        raise ValueError("a budget is wanted: steps, seconds or both, got neither")
+    if warmup < 0 or not 0 <= decay <= 1:
+        raise ValueError(f"warmup >= 0 and 0 <= decay <= 1 are wanted, got {warmup} and {decay}")
+    if checkpoint is None and (every is not None or resume):
+        raise ValueError("checkpoint_every and resume want a checkpoint, got None")
+
+
+def _bar(run: Engine, steps: int | None, seconds: float | None, progress: bool) -> tqdm:
+    hidden = not progress or not run.accelerator.is_local_main_process
+    form = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=steps or seconds, initial=run.step if steps else 0, unit="steps" if steps else "s",
+                disable=hidden, bar_format=form, mininterval=0.5)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that the step under way is finished; a second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _tf32(device: torch.device) -> Iterator[None]:
+    """Matrix products in TF32 where the hardware has it, for the length of a run."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,173 @@
+"""One look for the whole course: shapes, colours, text that can be read, and text for those who cannot see."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+
+from coursekit import plots
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        plots.set_style()
+        yield
+    plt.close("all")
+
+
+def standard_normal(points):
+    return -0.5 * points.square().sum(1) - np.log(2 * np.pi)
+
+
+def pixels(fig) -> np.ndarray:
+    """The drawn grid of an image grid."""
+    return fig.axes[0].images[0].get_array()
+
+
+def test_text_is_at_least_twelve_points():
+    fig, ax = plt.subplots()
+    plots.intervals(ax, ["a", "b"], [1, 2], [0, 1], [2, 3], xlabel="accuracy")
+    ax.set_title("title")
+    ax.plot([1, 2], label="line")
+    ax.legend()
+    fig.canvas.draw()
+    texts = [text for text in fig.findobj(plt.Text) if text.get_text()]
+    assert len(texts) > 5
+    assert min(text.get_fontsize() for text in texts) >= 12
+
+
+def test_palette_and_maps_survive_colour_blindness():
+    assert len(set(plots.COLOURS)) == 8
+    assert plots.COLOURS[0] == "#0072B2"
+    assert plt.rcParams["image.cmap"] == "viridis"
+    assert plt.rcParams["axes.prop_cycle"].by_key()["color"][0] == pytest.approx((0, 0x72 / 255, 0xB2 / 255))
+
+
+def test_show_gives_png_with_alternative_text_and_closes():
+    fig = plt.figure(figsize=(4, 2))
+    shown = []
+    plots.show(fig, alt="Two curves that\n   cross at one half.")
+    assert not plt.fignum_exists(fig.number)
+    picture = plots._Picture(b"png", "Two curves that cross.", 384)
+    data, metadata = InteractiveShell.instance().display_formatter.format(picture)
+    shown.append(data)
+    assert data["text/plain"] == "Two curves that cross."
+    assert metadata["image/png"]["alt"] == "Two curves that cross."
+
+
+def test_show_prints_its_text_where_there_is_no_notebook(capsys):
+    plots.show(plt.figure(), alt="Two curves that\n   cross at one half.")
+    assert capsys.readouterr().out == "Two curves that cross at one half.\n"
+
+
+@pytest.mark.parametrize("alt", ["", "figure", "a plot"])
+def test_show_refuses_a_text_that_describes_nothing(alt):
+    with pytest.raises(ValueError, match="alt must describe the figure"):
+        plots.show(plt.figure(), alt=alt)
+
+
+def test_grid_places_pictures_row_by_row_with_white_gutters():
+    images = torch.full((5, 1, 4, 3), -1.0)
+    images[4] = 0.0
+    grid = pixels(plots.image_grid(images, columns=3))
+    assert grid.shape == (2 * 5 - 1, 3 * 4 - 1)
+    assert (grid[4] == 1).all()  # the gutter between the rows
+    assert (grid[:, 3] == 1).all()  # the gutter between the columns
+    assert (grid[:4, :3] == 0).all()
+    assert (grid[5:, 4:7] == 0.5).all()  # picture 4: second row, second column
+    assert (grid[5:, 8:] == 1).all()  # no sixth picture
+
+
+def test_grid_treats_bytes_and_floats_alike_and_clips():
+    raw = torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8).expand(4, 1, 2, 2)
+    torch.testing.assert_close(pixels(plots.image_grid(raw)), pixels(plots.image_grid(raw.float() / 127.5 - 1)))
+    assert pixels(plots.image_grid(torch.full((1, 1, 2, 2), 7.0))).max() == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (8, 8), (0, 1, 8, 8)])
+def test_grid_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="images must have shape"):
+        plots.image_grid(torch.zeros(shape))
+
+
+def test_grid_refuses_a_wrong_number_of_labels():
+    with pytest.raises(ValueError, match="row_labels must hold 2 texts, got 1"):
+        plots.image_grid(torch.zeros(6, 1, 8, 8), columns=3, row_labels=["bird"])
+
+
+@pytest.mark.parametrize("columns", [3, 10])
+def test_labels_stay_inside_the_figure_and_apart(columns):
+    names = ["bear", "elephant", "giraffe", "horse", "sheep"] * 2
+    fig = plots.image_grid(
+        torch.zeros(columns * 2, 1, 28, 28), columns, ["bird", "elephant"], names[:columns], title="Ten animals"
+    )
+    fig.canvas.draw()
+    frame = fig.bbox.padded(2)
+    boxes = [text.get_window_extent() for text in fig.findobj(plt.Text) if text.get_text()]
+    assert len(boxes) == columns + 3
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_density_is_largest_where_it_should_be():
+    fig, ax = plt.subplots()
+    plots.density(ax, lambda points: standard_normal(points - torch.tensor([1.0, -2.0])), resolution=61)
+    values = ax.images[0].get_array()
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    x, y = np.linspace(-3, 3, 61)[[column, row]]
+    assert (x, y) == pytest.approx((1.0, -2.0))  # x runs along columns, y along rows, upwards
+    assert values.max() == pytest.approx(1 / (2 * np.pi), rel=1e-4)
+    assert ax.images[0].origin == "lower"
+    plots.density(ax, standard_normal, contours=True)
+    assert len(ax.collections) == 1
+
+
+def test_decision_boundary_lies_where_the_probability_is_one_half():
+    _, ax = plt.subplots()
+    plots.decision_boundary(ax, lambda points: torch.sigmoid(4 * (points[:, 0] - 0.5)), resolution=121)
+    (line,) = ax.collections[0].get_paths()
+    assert line.vertices[:, 0] == pytest.approx(np.full(len(line.vertices), 0.5), abs=1e-3)
+
+
+def test_scatter_marks_every_class_by_colour_and_shape():
+    _, ax = plt.subplots()
+    plots.scatter(ax, torch.randn(30, 2), torch.arange(30) % 3, ["a", "b", "c"])
+    colours = {tuple(part.get_facecolor()[0]) for part in ax.collections}
+    shapes = {part.get_paths()[0].vertices.shape for part in ax.collections}
+    assert len(colours) == 3
+    assert len(shapes) == 3
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"points must have shape \(N, 2\), got \(4, 3\)"):
+        plots.scatter(ax, torch.zeros(4, 3))
+
+
+def test_arrows_keep_directions_and_no_gradient_is_kept():
+    _, ax = plt.subplots()
+    weight = torch.ones(1, requires_grad=True)
+    plots.arrows(ax, lambda points: -points * weight, number=5)
+    quiver = ax.collections[0]
+    directions, places = np.stack([quiver.U, quiver.V], 1), quiver.XY
+    assert (np.einsum("nd,nd->n", directions, places) <= 1e-9).all()  # towards the origin
+
+
+def test_losses_and_confusion_draw():
+    _, (left, right) = plt.subplots(1, 2)
+    plots.losses(left, np.arange(100), np.linspace(2, 1, 100), label="a")
+    smooth = left.lines[0].get_ydata()
+    assert (np.diff(smooth) < 0).all()
+    plots.confusion(right, [[3, 1], [0, 4]], ["bird", "horse"])
+    assert [text.get_text() for text in right.texts] == ["3", "1", "0", "4"]
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    def png():
+        buffer = io.BytesIO()
+        plots.image_grid(torch.linspace(-1, 1, 64).reshape(4, 1, 4, 4)).savefig(buffer, metadata={"Software": None})
+        return buffer.getvalue()
+
+    assert png() == png()
+    assert Image.open(io.BytesIO(png())).size[0] > 100
