@@ -56,11 +56,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Classifier(nn.Module):
     """What all classifiers share; a subclass maps x to logits (N, C) in `forward`."""
 
-    label_smoothing: float = 0.0
-
     def loss(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy of pictures (N, ...) with labels (N,): a scalar in nats."""
-        return F.cross_entropy(self(x), y, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(self(x), y)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """P(y | x), (N, C), in evaluation mode and without gradients."""
@@ -163,8 +161,8 @@ class ConvClassifier(Classifier):
     ) -> None:
         super().__init__()
         self.blocks = conv_blocks(widths)
-        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes)
+        self.dropout = dropout
         self.label_smoothing = label_smoothing
 
     def features(self, x: Tensor) -> Tensor:
@@ -176,7 +174,15 @@ class ConvClassifier(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (N, 1, 28, 28) to logits (N, C)."""
-        return self.head(self.dropout(self.features(x)))
+        return self.head(self.features(x))
+
+    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Mean cross-entropy with smoothed labels and, in training mode, dropout: a scalar in nats."""
+        features = self.features(x)
+        if self.training:
+            kept = torch.rand(features.shape, generator=generator, device=x.device) >= self.dropout
+            features = features * kept / (1 - self.dropout)
+        return F.cross_entropy(self.head(features), y, label_smoothing=self.label_smoothing)
 
 
 class NoiseAwareClassifier(nn.Module):

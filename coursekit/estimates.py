@@ -100,7 +100,7 @@ def bootstrap_interval(
     """
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must have shape (N,) with N >= 2, got {tuple(values.shape)}")
-    array = values.detach().to("cpu", torch.float64).numpy()
+    array = values.detach().cpu().double().numpy()
     value = float(statistic(array, axis=0))
     if np.ptp(array) == 0:
         return Estimate(value, value, value, level)

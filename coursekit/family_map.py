@@ -110,10 +110,10 @@ def _gan(ax: Axes, image: Tensor) -> None:
 
 
 def _vae(ax: Axes, image: Tensor) -> None:
-    y = 1.66
-    _bell(ax, 1.15, 1.27, 0.34, "")
-    _text(ax, 0.9, 1.2, "z")
-    _arrow(ax, (1.3, 1.28), (1.5, 1.46), FIXED)
+    y = 1.68
+    _bell(ax, 1.15, 1.14, 0.36, "")
+    _text(ax, 0.88, 1.08, "z")
+    _arrow(ax, (1.32, 1.2), (1.52, 1.43), FIXED)
     for x in (0.24, 2.06):
         _thumbnail(ax, image, x, y, 0.38)
     _box(ax, 0.69, y, "", 0.5, 0.25, 0.26)
@@ -143,7 +143,9 @@ def _boltzmann(ax: Axes, image: Tensor) -> None:
             ax.plot([a, b], [top, bottom], zorder=1, **(LEARNT | {"linewidth": 1.5}))
     for xs, y, name in ((hidden, top, "h"), (visible, bottom, "x")):
         for i, x in enumerate(xs):
-            ax.add_patch(Circle((x, y), 0.17, facecolor="white", edgecolor="0.45", lw=1.8, linestyle=(0, (3, 1.6)), zorder=2))
+            ax.add_patch(
+                Circle((x, y), 0.17, facecolor="white", edgecolor="0.45", lw=1.8, linestyle=(0, (3, 1.6)), zorder=2)
+            )
             _text(ax, x, y, f"${name}_{i + 1}$", zorder=3)
 
 
@@ -172,8 +174,8 @@ CARDS: Sequence[tuple[str, str, str, str, Draw]] = (
     ("GAN", "lesson 05", "not at all", "one pass of the\ngenerator G", _gan),
     ("VAE", "lesson 06", "by a bound", "a random z, then\nthe decoder", _vae),
     ("Diffusion", "lessons 08 to 12", "by a bound", "take noise away,\nstep by step", _diffusion),
-    ("Boltzmann machine", "lesson 04", "up to a constant", "resample unit after\nunit, many times", _boltzmann),
-    ("Energy-based model", "lesson 04", "up to a constant", "roll downhill with\nnoise, many steps", _energy),
+    ("Boltzmann machine", "lesson 04", "up to a constant", "change unit by\nunit, many times", _boltzmann),
+    ("Energy-based model", "lesson 04", "up to a constant", "roll down with\nnoise, many steps", _energy),
 )
 
 
@@ -212,6 +214,6 @@ def _card(ax: Axes, image: Tensor, name: str, lesson: str, scores: str, draws: s
     draw(ax, image)
     _text(ax, WIDTH / 2, 0.64, f"draws: {draws}", linespacing=1.15)
     ax.add_patch(Rectangle((0, 0), WIDTH, 0.32, color=SCORES[scores], lw=0))
-    _text(ax, WIDTH / 2, 0.155, f"scores: {scores}", color="white", weight="bold", fontsize=12)
+    _text(ax, WIDTH / 2, 0.155, f"scores: {scores}", color="white", fontsize=12.5)
     ax.spines[:].set(visible=True, color="0.75")
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")

@@ -186,6 +186,15 @@ def report(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines + failures)
 
 
+def conclude(outcomes: Sequence[Outcome]) -> int:
+    """Print the report and the page to open; return the exit code, 1 if a lesson failed."""
+    print(report(outcomes))
+    pages = [outcome.page for outcome in outcomes if outcome.page]
+    if pages:
+        print(f"\nOpen {pages[0].resolve().parent / 'index.html'}")
+    return int(any(outcome.error for outcome in outcomes))
+
+
 def title_of(notebook: NotebookNode, default: str) -> str:
     """The first heading of a notebook, without Markdown signs."""
     for cell in notebook.cells:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import stats
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
@@ -60,7 +61,7 @@ def _matrix(x: Tensor, name: str) -> Tensor:
     """Points (N, ...) as float64 on the CPU, (N, D)."""
     if x.ndim < 2 or len(x) < 2:
         raise ValueError(f"{name} must have shape (N, D) with N >= 2, got {tuple(x.shape)}")
-    matrix = x.detach().to("cpu", torch.float64).flatten(1)
+    matrix = x.detach().cpu().double().flatten(1)
     if not torch.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return matrix
@@ -225,9 +226,7 @@ def _bootstrap_weights(n: int, m: int, resamples: int, rng: np.random.Generator)
     """How often each pooled point is drawn when both samples are resampled: two (resamples, n + m)."""
     counts = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (n, m))
     drawn_x, drawn_y = (torch.from_numpy(count).double() for count in counts)
-    return torch.cat([drawn_x, torch.zeros(resamples, m)], dim=1), torch.cat(
-        [torch.zeros(resamples, n), drawn_y], dim=1
-    )
+    return F.pad(drawn_x, (0, m)), F.pad(drawn_y, (n, 0))
 
 
 class _Predictor(Protocol):

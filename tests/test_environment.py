@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import coursekit
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+REQUIREMENTS = [Requirement(text) for group in (PROJECT["dependencies"], *EXTRAS.values()) for text in group]
 NAMED = {"jupyterlab", "torch", "numpy", "matplotlib", "seaborn", "scikit-learn", "nbval"}
 
 
@@ -97,6 +98,20 @@ def test_pip_section_resolves():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
+def test_a_wheel_carries_data_licences_and_maths(tmp_path):
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(pip_wheel, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    data = [path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*") if path.is_file()]
+    assert data
+    assert {f"coursekit/data_files/{path.as_posix()}" for path in data} <= set(names)
+    assert {"coursekit/static/mathjax/tex-svg-full.js", "coursekit/static/lesson/index.html.j2"} <= set(names)
+    assert sum("licenses/" in name for name in names) >= 3
+    assert not any(name.startswith(("tests", "notebooks", "build")) for name in names)
+
+
 def test_the_version_is_that_of_the_installed_package():
     try:
         installed = importlib.metadata.version("coursekit")
@@ -108,7 +123,7 @@ def test_the_version_is_that_of_the_installed_package():
 def test_seeding_reaches_python_numpy_and_torch():
     def draw():
         generator = coursekit.seed_everything(3)
-        return random.random(), np.random.rand(), torch.rand(1).item(), torch.rand(1, generator=generator).item()
+        return random.random(), np.random.rand(), torch.rand(1).item(), torch.rand(1, generator=generator).item()  # noqa: NPY002
 
     assert draw() == draw()
 

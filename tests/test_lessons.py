@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from coursekit import lessons
 
@@ -26,7 +26,9 @@ PROGRESS = "import sys; from tqdm import tqdm\nfor _ in tqdm(range(3)): pass\npr
 def lesson(*sources: str) -> nbformat.NotebookNode:
     solution = new_code_cell("6 * 7", metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}})
     code = [new_code_cell(source) for source in sources]
-    return new_notebook(cells=[new_markdown_cell(TITLE, metadata={"slideshow": {"slide_type": "slide"}}), *code, solution])
+    return new_notebook(
+        cells=[new_markdown_cell(TITLE, metadata={"slideshow": {"slide_type": "slide"}}), *code, solution]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ def built(tmp_path_factory):
     """A folder with a lesson that runs and one that fails, and what `run` made of them."""
     folder = tmp_path_factory.mktemp("a folder")
     nbformat.write(lesson(FIGURE, PROGRESS), folder / "00_good.ipynb")
-    nbformat.write(lesson("x = 1\n1 / 0", "print('later')"), folder / "01_bad.ipynb")
+    bad = lesson("x = 1\n1 / 0", "print('later')")
+    bad.cells[2].outputs = [new_output("stream", name="stdout", text="from an earlier run")]
+    nbformat.write(bad, folder / "01_bad.ipynb")
     before = {path.name: path.read_bytes() for path in folder.glob("*.ipynb")}
     outcomes = lessons.run(lessons.find_lessons(folder=folder), folder / "build")
     assert {path.name: path.read_bytes() for path in folder.glob("*.ipynb")} == before
@@ -74,8 +78,15 @@ def test_a_good_lesson_runs_and_a_bad_one_names_its_cell(built):
     assert good.seconds > 0
     assert bad.error == "cell [1], which begins 'x = 1': ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in bad.page.read_text()
+    assert "from an earlier run" not in bad.page.read_text()
     assert "00_good" in lessons.report(built)
     assert "01_bad: cell [1]" in lessons.report(built)
+
+
+def test_the_end_tells_what_to_open_and_gives_the_exit_code(built, capsys):
+    assert lessons.conclude(built) == 1
+    assert capsys.readouterr().out.rstrip().endswith(str(built[0].page.parent / "index.html"))
+    assert lessons.conclude(built[:1]) == 0
 
 
 def test_pages_fetch_nothing_but_the_file_beside_them(built):
@@ -89,7 +100,8 @@ def test_pages_fetch_nothing_but_the_file_beside_them(built):
 def test_the_parser_finds_outside_requests(tmp_path):
     page = tmp_path / "page.html"
     page.write_text(
-        "<script src='https://a.b/c.js'></script><link href='//d.e/f.css'><style>@import 'g.css'; a{b:url(h.png)}</style>"
+        "<script src='https://a.b/c.js'></script><link href='//d.e/f.css'>"
+        "<style>@import 'g.css'; a{b:url(h.png)}</style>"
         "<script>import('https://i.j/k.mjs')</script><img src='data:image/png;base64,xx'><a href='https://l.m'>n</a>"
     )
     assert len(Sources(page).fetched) == 5
@@ -144,11 +156,11 @@ def test_refresh_leaves_a_failing_lesson_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"),
-    [("import time; time.sleep(60)", "no end after 2 s"), ("import os; os._exit(1)", "the kernel died")],
+    ("source", "cell_seconds", "reason"),
+    [("import time; time.sleep(60)", 2, "no end after 2 s"), ("import os; os._exit(1)", 60, "the kernel died")],
 )
-def test_a_stuck_and_a_dead_kernel_are_named(tmp_path, source, reason):
-    _, error = lessons.execute(lesson(source), tmp_path, "00_bad", cell_seconds=2)
+def test_a_stuck_and_a_dead_kernel_are_named(tmp_path, source, cell_seconds, reason):
+    _, error = lessons.execute(lesson(source), tmp_path, "00_bad", cell_seconds)
     assert error.startswith("cell [1], which begins")
     assert reason in error
 
@@ -162,7 +174,9 @@ def test_control_c_ends_the_run_and_not_only_a_lesson(tmp_path):
         "lessons.run(lessons.find_lessons(folder=folder), folder / 'build')"
     )
     root = Path(lessons.__file__).parents[1]
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=root, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -71,7 +71,7 @@ class Batches:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             order = torch.randperm(len(self), generator=generator)
-            self._epoch, self._order = epoch, order.to(self.data[0].device)
+            self._epoch, self._order = epoch, order.to(self.data[0].device, non_blocking=True)
         return self._order
 
     def at(self, step: int) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from coursekit.diffusion.batches import Augment, Batches
 
 __all__ = ["Engine", "Objective", "OptimizerFactory", "Player"]
 
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-"""Makes an optimiser for a list of parameters."""
+OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
+"""Makes the optimiser of a module, or several that share its parameters among them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Player:
     lr_scale: float = 1.0
 
 
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 class Objective(nn.Module):
     """A model whose `forward` is a loss, since that is what distributed wrappers call."""
 
@@ -64,13 +67,14 @@ class Objective(nn.Module):
 
 @dataclass
 class _Seat:
-    """A player at the table: its objective and optimiser, ready for this device."""
+    """A player at the table: its objective and optimisers, ready for this device."""
 
     player: Player
     objective: nn.Module
-    optimizer: Any
+    optimizers: list[Any]
+    rates: list[list[float]]
     parameters: list[nn.Parameter]
-    rates: list[float]
+    freezes: bool  # whether its optimisers can leave weights alone without asking the host
     total: Tensor  # of the losses since the last fetch
 
 
@@ -109,13 +113,10 @@ class Engine:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches(data, batch_size, seed, self.device, rank, world)
         self.generator = _generator(self.device, seed * 1_000_003 + rank)
-        if any(tensor.device != self.device for tensor in (*model.parameters(), *model.buffers())):
-            model.to(self.device)
-        if data[0].ndim == 4:
-            model.to(memory_format=torch.channels_last)
+        _place(model, self.batches.data[0].device, pictures=data[0].ndim == 4)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         players = model.players() if hasattr(model, "players") else [Player("model", model, model.loss)]
-        optimizer = optimizer or (lambda ps: torch.optim.AdamW(ps, lr, betas, weight_decay=weight_decay, fused=_fused(ps)))
+        optimizer = optimizer or (lambda module: _adamw(module, lr, betas, weight_decay))
         self.seats = [self._seat(player, optimizer, compile) for player in players]
         self.average = Average(model, ema_half_life, ema_ramp) if ema_half_life is not None else None
         self.step, self.moves = 0, sum(player.repeats for player in players)
@@ -126,12 +127,15 @@ class Engine:
         parameters = [p for p in player.module.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(f"player {player.name!r} has no parameters to train")
-        optimizer = make(parameters)
+        optimizers = make(player.module)
+        optimizers = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
+        freezes = all(o.defaults.get("fused") or hasattr(o, "found_inf") for o in optimizers)
         objective = Objective(self.model, player.loss)
         objective = torch.compile(objective) if compile else objective
-        objective, optimizer = self.accelerator.prepare(objective, optimizer, device_placement=[False, False])
-        rates = [group["lr"] * player.lr_scale for group in optimizer.param_groups]
-        return _Seat(player, objective, optimizer, parameters, rates, torch.zeros((), device=self.device))
+        prepared = self.accelerator.prepare(objective, *optimizers, device_placement=[False] * (1 + len(optimizers)))
+        rates = [[group["lr"] * player.lr_scale for group in o.param_groups] for o in optimizers]
+        total = torch.zeros((), device=self.device)
+        return _Seat(player, prepared[0], list(prepared[1:]), rates, parameters, freezes, total)
 
     def advance(self, rate: float) -> None:
         """One optimiser step of every player, at `rate` times the learning rate.
@@ -142,8 +146,9 @@ class Engine:
         """
         move = self.step * self.moves
         for index, seat in enumerate(self.seats):
-            for group, base in zip(seat.optimizer.param_groups, seat.rates, strict=True):
-                group["lr"] = base * rate
+            for optimizer, rates in zip(seat.optimizers, seat.rates, strict=True):
+                for group, base in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = base * rate
             for _ in range(seat.player.repeats):
                 self._move(index, seat, self.batches.at(move))
                 move += 1
@@ -157,8 +162,9 @@ class Engine:
         loss = self._gradient(seat, (x, *labels))
         norm = nn.utils.clip_grad_norm_(seat.parameters, float("inf") if self.clip is None else self.clip)
         self._guard(index, seat, torch.isfinite(loss) & torch.isfinite(norm))
-        seat.optimizer.step()
-        seat.optimizer.zero_grad()
+        for optimizer in seat.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         seat.total += loss
 
     def _gradient(self, seat: _Seat, batch: tuple[Tensor, ...]) -> Tensor:
@@ -177,8 +183,7 @@ class Engine:
         return mean
 
     def _guard(self, index: int, seat: _Seat, finite: Tensor) -> None:
-        optimizer = getattr(seat.optimizer, "optimizer", seat.optimizer)
-        if self.device.type == "cpu" or not optimizer.defaults.get("fused"):  # looking costs nothing, or is the only way
+        if self.device.type == "cpu" or not seat.freezes:  # looking costs nothing, or is the only way
             if not bool(finite):
                 raise self._failure(self.step, index)
             return
@@ -186,7 +191,8 @@ class Engine:
         where = torch.stack([torch.full_like(self.broken[0], self.step), torch.full_like(self.broken[0], index)])
         self.broken = torch.where(first, where, self.broken)
         self.frozen = torch.maximum(self.frozen, (~finite).float())
-        optimizer.grad_scale, optimizer.found_inf = None, self.frozen  # the fused kernel then leaves weights alone
+        for optimizer in seat.optimizers:  # inside accelerate's wrapper
+            optimizer.optimizer.grad_scale, optimizer.optimizer.found_inf = None, self.frozen
 
     def check(self) -> None:
         """Look at what the device has noted, which waits for it.
@@ -221,14 +227,19 @@ class Engine:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
         optimizers = {}
-        for seat in self.seats:
-            state = seat.optimizer.state_dict()
-            optimizers[seat.player.name] = state["param_groups"]
+        for name, optimizer in self._optimizers():
+            state = optimizer.state_dict()
+            optimizers[name] = state["param_groups"]
             for i, slots in state["state"].items():
-                tensors |= {f"optimizer.{seat.player.name}.{i}.{slot}": value for slot, value in slots.items()}
+                tensors |= {f"optimizer.{name}.{i}.{slot}": value for slot, value in slots.items()}
         random_tensors, random_header = _random_states(self.generator)
         header = {"step": self.step, "optimizers": optimizers, "random": random_header, **extra}
         write_tensors(path, tensors | random_tensors, header)
+
+    def _optimizers(self) -> Iterator[tuple[str, Any]]:
+        for seat in self.seats:
+            for i, optimizer in enumerate(seat.optimizers):
+                yield f"{seat.player.name}.{i}", optimizer
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Take up the state in `path`; returns its header.
@@ -240,9 +251,8 @@ class Engine:
         model = _with_prefix(tensors, "model.")
         try:
             self.model.load_state_dict(model)
-            for seat in self.seats:
-                groups, slots = header["optimizers"][seat.player.name], _with_prefix(tensors, f"optimizer.{seat.player.name}.")
-                _load_optimizer(seat, groups, slots)
+            for name, optimizer in self._optimizers():
+                _load_optimizer(optimizer, header["optimizers"][name], _with_prefix(tensors, f"optimizer.{name}."))
             if self.average is not None:
                 for name, tensor in self.average.state.items():
                     tensor.copy_(tensors[f"average.{name}"])
@@ -253,9 +263,19 @@ class Engine:
         return header
 
 
-def _fused(parameters: list[nn.Parameter]) -> bool:
-    return all(p.device.type in ("cpu", "cuda", "mps", "xpu") or p.device.type == torch._C._get_privateuse1_backend_name()
-               for p in parameters)  # fmt: skip
+def _adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    fused = all(p.device.type in (*_FUSED_DEVICES, torch._C._get_privateuse1_backend_name()) for p in parameters)
+    return torch.optim.AdamW(parameters, lr, betas, weight_decay=weight_decay, fused=fused)
+
+
+def _place(model: nn.Module, device: torch.device, pictures: bool) -> None:
+    """Move the model to the data; for pictures, lay out convolutions channels last."""
+    if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
+        model.to(device)
+    for parameter in model.parameters():
+        if pictures and parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _generator(device: torch.device, seed: int) -> torch.Generator:
@@ -266,16 +286,16 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _load_optimizer(seat: _Seat, groups: list[dict[str, Any]], slots: dict[str, Tensor]) -> None:
+def _load_optimizer(optimizer: Any, groups: list[dict[str, Any]], slots: dict[str, Tensor]) -> None:
     """Rebuild the optimiser's state; moments take the memory layout of their parameters, as fused kernels need."""
     state: dict[int, dict[str, Tensor]] = {}
-    order = [p for group in seat.optimizer.param_groups for p in group["params"]]
+    order = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in slots.items():
         number, slot = name.split(".", 1)
         like = order[int(number)]
         tensor = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
         state.setdefault(int(number), {})[slot] = tensor
-    seat.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _random_states(generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -66,7 +66,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """
     if not k > 0:
         raise ValueError(f"k must be positive, got {k}")
-    return lambda log_snr, log_scale: log_snr - gamma * torch.logaddexp(log_snr, log_snr.new_tensor(math.log(k)))
+    return lambda log_snr, log_scale: log_snr - gamma * torch.logaddexp(log_snr, torch.full_like(log_snr, math.log(k)))
 
 
 def edm(sigma_data: float = 1.0) -> Weighting:
@@ -77,7 +77,8 @@ def edm(sigma_data: float = 1.0) -> Weighting:
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-    return lambda log_snr, log_scale: torch.logaddexp(log_snr, log_snr.new_tensor(-2 * math.log(sigma_data)))
+    floor = -2 * math.log(sigma_data)
+    return lambda log_snr, log_scale: torch.logaddexp(log_snr, torch.full_like(log_snr, floor))
 
 
 WEIGHTINGS: dict[str, Weighting] = {"simple": simple, "snr": snr, "min-snr": min_snr(), "p2": p2(), "edm": edm()}

@@ -85,7 +85,7 @@ def fit(
         resume: go on from `checkpoint` if that file exists.
         show_every: fetch the loss (and check that it is finite) every so many steps.
         progress: show a bar on stderr.
-        **engine: `betas`, `weight_decay`, `optimizer` (a function from parameters to an optimiser), `clip` (of the
+        **engine: `betas`, `weight_decay`, `optimizer` (a function from a module to one optimiser or several), `clip` (of the
             gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see `Average`),
             `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`.
 

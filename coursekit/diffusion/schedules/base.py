@@ -35,7 +35,7 @@ def as_time(t: Tensor | float) -> Tensor:
     Raises:
         ValueError: if a Python number or a CPU tensor holds a value outside [0, 1], or NaN.
     """
-    t = torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64)
+    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
     if not t.is_floating_point() or t.dtype in (torch.float16, torch.bfloat16):
         t = t.float()
     if t.device.type == "cpu" and t.numel():
@@ -47,7 +47,7 @@ def as_time(t: Tensor | float) -> Tensor:
 
 def as_real(value: Tensor | float) -> Tensor:
     """Turn a log-SNR into a tensor of float32 or float64, held within 80 nats of zero, where no schedule looks."""
-    value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
     return (value.float() if value.dtype in (torch.float16, torch.bfloat16) else value).clamp(-80, 80)
 
 

@@ -1,0 +1,1 @@
+"""The checks of lesson 09, creating: from divergences to samples."""

@@ -1,0 +1,197 @@
+"""A step of every model on an accelerator: nothing mixed with the CPU, nothing fetched from the device."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+
+from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
+from coursekit.diffusion import SCHEDULES, Cosine, Denoiser, ImportanceSampled, LinearVP, LogitNormal, Rectified, batches, engine, samplers
+from coursekit.diffusion.batches import mirror
+from coursekit.diffusion.losses import WEIGHTINGS
+from coursekit.diffusion.optimizers import muon_and_adamw
+from coursekit.networks import TimeMLP, UNet
+from coursekit.recipes import RECIPES
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_accelerator
+
+Data = tuple[Tensor, ...]
+
+
+def pictures() -> Data:
+    return torch.zeros(64, 1, 28, 28, dtype=torch.uint8), torch.arange(64) % 10
+
+
+def labelled_points() -> Data:
+    return torch.zeros(64, 2), torch.arange(64) % 2
+
+
+def points() -> Data:
+    return (torch.zeros(64, 2),)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The fake accelerator. It has no generator of its own, and data without values cannot be looked at beforehand."""
+    name = fake_accelerator.register()
+    monkeypatch.setattr(engine, "_generator", lambda device, seed: None)
+    monkeypatch.setattr(batches, "_check", lambda data, batch_size, world: None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield torch.device(name)
+
+
+def placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """`Module.to` cannot swap fake tensors: put new ones in their places."""
+    for part in module.modules():
+        for name, tensor in part._parameters.items():
+            part._parameters[name] = None if tensor is None else nn.Parameter(tensor.detach().to(device))
+        for name, tensor in part._buffers.items():
+            part._buffers[name] = None if tensor is None else torch.zeros_like(tensor, device=device)
+    return module
+
+
+def advance(build: Callable[[], nn.Module], data: Callable[[], Data], device: torch.device, **keywords: object) -> engine.Engine:
+    model = placed(build(), device)
+    run = engine.Engine(model, data(), batch_size=16, lr=1e-3, ema_half_life=10.0, device=device, **keywords)
+    for _ in range(3):
+        run.advance(1.0)
+    for seat in run.seats:
+        assert seat.freezes
+        assert seat.total.device.type == fake_accelerator.NAME
+        for optimizer in seat.optimizers:
+            states = [value for slots in optimizer.state.values() for value in slots.values()]
+            assert states
+            assert all(value.device.type == fake_accelerator.NAME for value in states)
+    assert all(tensor.device.type == fake_accelerator.NAME for tensor in run.average.state.values())
+    assert all(tensor.device.type == fake_accelerator.NAME for tensor in model.state_dict().values())
+    return run
+
+
+MODELS = {
+    "logistic": (lambda: LogisticRegression(10, (1, 28, 28)), pictures),
+    "conv": (ConvClassifier, pictures),
+    "noise-aware": (lambda: NoiseAwareClassifier(Cosine()), pictures),
+    "animals": (RECIPES["diffusion"].build, pictures),
+    "toy": (lambda: Denoiser(TimeMLP(2, num_classes=2), LinearVP(), "eps", num_classes=2), labelled_points),
+    "importance": (lambda: Denoiser(TimeMLP(2, num_classes=2), Cosine(), num_classes=2, times=ImportanceSampled()), labelled_points),
+}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_step_stays_on_the_device(name: str, device: torch.device) -> None:
+    build, data = MODELS[name]
+    advance(build, data, device, accumulate=2)
+
+
+@pytest.mark.parametrize("recipe", ["diffusion", "classifier", "noise-aware-classifier"])
+def test_a_step_of_every_recipe_stays_on_the_device(recipe: str, device: torch.device) -> None:
+    keywords = {k: v for k, v in RECIPES[recipe].fit.items() if k in ("optimizer", "augment", "clip", "weight_decay")}
+    advance(RECIPES[recipe].build, pictures, device, **keywords)
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("weighting", list(WEIGHTINGS))
+def test_every_schedule_and_weighting_stays_on_the_device(schedule: str, weighting: str, device: torch.device) -> None:
+    def build() -> Denoiser:
+        return Denoiser(TimeMLP(2), SCHEDULES[schedule](), "v", weighting, times=LogitNormal())
+
+    advance(build, points, device)
+
+
+def test_muon_and_mirroring_stay_on_the_device(device: torch.device) -> None:
+    build = RECIPES["diffusion"].build
+    run = advance(build, pictures, device, optimizer=muon_and_adamw, augment=mirror, clip=None)
+    assert len(run.seats[0].optimizers) == 2
+
+
+@pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
+def test_sampling_stays_on_the_device(sampler: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = placed(RECIPES["diffusion"].build(), device)
+    y, noise = torch.zeros(4, dtype=torch.long).to(device), torch.zeros(4, 1, 28, 28).to(device)
+    with unset_fake_temporarily():  # the path is computed on the host, from numbers
+        path = samplers.Path.along(Rectified(), samplers.time_grid(Rectified(), 3))
+    path = dataclasses.replace(path, times=torch.zeros(3, dtype=torch.float64))
+    monkeypatch.setattr(samplers, "time_grid", lambda *_: None)
+    monkeypatch.setattr(samplers.Path, "along", lambda *_: path)
+    x = samplers.sample(denoiser, (4, 1, 28, 28), sampler, 3, y, guidance=1.5, x_T=noise)
+    assert x.device.type == fake_accelerator.NAME
+
+
+class Fetching(Denoiser):
+    def loss(self, x_0: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        loss = super().loss(x_0, y, generator)
+        return loss * (1.0 if loss.item() > 0 else 2.0)
+
+
+class Mixing(Denoiser):
+    def loss(self, x_0: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return super().loss(x_0 + torch.ones(x_0.shape, device="cpu"), y, generator)
+
+
+def test_the_fake_device_sees_a_fetch_and_a_mixture(device: torch.device) -> None:
+    """The guard itself can fail."""
+    with pytest.raises(DataDependentOutputException):
+        advance(lambda: Fetching(TimeMLP(2), Cosine()), points, device)
+    with pytest.raises(RuntimeError, match="same device"):
+        advance(lambda: Mixing(TimeMLP(2), Cosine()), points, device)
+
+
+# --- a real GPU, where there is one ------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+
+@pytest.fixture
+def no_synchronisation() -> Iterator[Callable[[], None]]:
+    """Call it to make every wait for the device an error until the test ends."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_no_step_waits_for_the_gpu(recipe: str, no_synchronisation: Callable[[], None]) -> None:
+    keywords = {k: v for k, v in RECIPES[recipe].fit.items() if k in ("optimizer", "augment", "clip", "weight_decay")}
+    model = RECIPES[recipe].build().cuda()
+    run = engine.Engine(model, pictures(), batch_size=16, lr=1e-3, ema_half_life=10.0, device="cuda", **keywords)
+    run.advance(1.0)  # the first step allocates
+    no_synchronisation()
+    for _ in range(5):
+        run.advance(1.0)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_nan_on_the_gpu_freezes_the_weights_until_the_host_looks() -> None:
+    class Breaking(Denoiser):
+        calls = 0
+
+        def loss(self, x_0: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+            self.calls += 1
+            return super().loss(x_0, y, generator) * (float("nan") if self.calls > 4 else 1.0)
+
+    model = Breaking(UNet(), Rectified(), num_classes=10).cuda()
+    run = engine.Engine(model, pictures(), batch_size=16, lr=1e-3, device="cuda", optimizer=muon_and_adamw)
+    for _ in range(4):
+        run.advance(1.0)
+    good = [parameter.clone() for parameter in model.parameters()]
+    for _ in range(3):
+        run.advance(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(good, model.parameters(), strict=True))
+    with pytest.raises(FloatingPointError, match="not finite at step 4"):
+        run.check()
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_gpu_and_cpu_agree_on_schedules() -> None:
+    t = torch.linspace(0.01, 0.99, 50)
+    for schedule in (kind() for kind in SCHEDULES.values()):
+        torch.testing.assert_close(schedule.log_snr(t.cuda()).cpu(), schedule.log_snr(t), rtol=1e-5, atol=1e-5)
