@@ -103,11 +103,11 @@ class LogisticRegression(Classifier):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, normalisation, scale and shift by a context if there is one, ReLU.
+    """Convolution, batch normalisation, scale and shift by a context if there is one, ReLU.
 
     Args:
         channels_in: Channels of the input.
-        channels_out: Channels of the output, a multiple of 8.
+        channels_out: Channels of the output.
         stride: Step of the convolution; 2 halves height and width.
         context: Size of the context vector; 0 for none.
     """
@@ -115,7 +115,7 @@ class ConvBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1, context: int = 0) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-        self.normalisation = nn.GroupNorm(8, channels_out) if context else nn.BatchNorm2d(channels_out)
+        self.normalisation = nn.BatchNorm2d(channels_out)
         self.modulation = nn.Linear(context, 2 * channels_out) if context else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -194,7 +194,7 @@ class NoiseAwareClassifier(nn.Module):
     Args:
         schedule: Anything with `alpha(t)` and `sigma(t)`, such as one of `coursekit.diffusion.schedules`.
         num_classes: Number of classes C.
-        widths: Channels at each size, multiples of 8.
+        widths: Channels at each size.
         context: Size of the time's embedding.
 
     Source: Dhariwal and Nichol, Diffusion models beat GANs on image synthesis, arXiv 2105.05233, section 4.

@@ -208,9 +208,7 @@ def _read_animals(path: Path, modified: int) -> tuple[np.ndarray, np.ndarray, tu
 
 def _checked_classes(classes: Sequence[str], known: Sequence[str]) -> list[str]:
     if isinstance(classes, str):
-        raise TypeError(
-            f'classes must be a sequence of names such as ("bird", "horse"), got the string {classes!r}'
-        )
+        raise TypeError(f'classes must be a sequence of names such as ("bird", "horse"), got the string {classes!r}')
     classes = list(classes)
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"classes must hold at least one name and none twice, got {classes}")
@@ -219,9 +217,7 @@ def _checked_classes(classes: Sequence[str], known: Sequence[str]) -> list[str]:
     return classes
 
 
-def _select(
-    images: np.ndarray, labels: np.ndarray, classes: list[str], names: Sequence[str], split: str
-) -> Pictures:
+def _select(images: np.ndarray, labels: np.ndarray, classes: list[str], names: Sequence[str], split: str) -> Pictures:
     """Drop duplicates, keep one split and the wanted classes, in the order of the file; raw pixels."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -81,8 +81,8 @@ class TwoGaussians(Toy):
         >>> torch.testing.assert_close(toy.posterior(x)[:, 1], torch.sigmoid(x @ weight + bias))
     """
 
-    mean: tuple[float, float] = (1.0, 0.5)
-    std: tuple[float, float] = (0.9, 0.45)
+    mean: tuple[float, float] = (0.8, 0.4)
+    std: tuple[float, float] = (1.0, 0.6)
     angle: float = -math.pi / 6
     classes: int = 2
 

@@ -102,9 +102,7 @@ def test_samples_have_the_means_of_the_model(model):
 
 def test_ancestral_sampling_follows_the_prior_and_the_generator():
     x, y = problem()
-    model = GaussianNaiveBayes(3, 6, smoothing=0.0).fit(
-        torch.cat([10.0 * y[:, None], x[:, 1:]], dim=1) + 0.01 * x, y
-    )
+    model = GaussianNaiveBayes(3, 6, smoothing=0.0).fit(torch.cat([10.0 * y[:, None], x[:, 1:]], dim=1) + 0.01 * x, y)
     drawn = model.sample(30_000, generator=torch.Generator().manual_seed(0))
     share = model.predict(drawn).bincount(minlength=3) / 30_000
     torch.testing.assert_close(share.double(), model.log_prior.exp(), rtol=0, atol=0.015)
@@ -126,9 +124,7 @@ def test_what_was_not_observed_is_summed_out(model):
     torch.testing.assert_close(filled[:, ~observed], expected)
 
 
-@pytest.mark.parametrize(
-    ("model", "least_accuracy"), [(BernoulliNaiveBayes, 0.55), (GaussianNaiveBayes, 0.5)]
-)
+@pytest.mark.parametrize(("model", "least_accuracy"), [(BernoulliNaiveBayes, 0.55), (GaussianNaiveBayes, 0.5)])
 def test_animals_in_float32_agree_with_float64(model, least_accuracy):
     train, test = load_animals("train"), load_animals("test")
     single = model(10, (1, 28, 28)).fit(train.images, train.labels)

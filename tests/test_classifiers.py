@@ -69,9 +69,9 @@ def test_logistic_regression_is_that_of_scikit_learn(seed, penalty, classes):
 def test_logistic_regression_finds_the_exact_posterior():
     toy = TwoGaussians()
     x, y = toy.sample_labelled(100_000, seeded(0))
-    model = LogisticRegression(2, 2)
-    minimise(model, x, y)
-    assert (model.probabilities(x) - toy.posterior(x)).abs().max() < 0.02
+    model = LogisticRegression(2, 2).double()
+    minimise(model, x.double(), y)
+    assert (model.probabilities(x.double()) - toy.posterior(x.double())).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -127,10 +127,10 @@ def test_dropout_keeps_the_mean_of_the_logits():
     seen = []
     model.head.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].detach()))
     x, y = pictures(2)
-    for seed in range(3000):
+    for seed in range(1500):
         model.loss(x, y % 2, seeded(seed))
     features = model.features(x).detach()
-    torch.testing.assert_close(torch.stack(seen).mean(dim=0), features, rtol=0.1, atol=1e-3)
+    torch.testing.assert_close(torch.stack(seen).mean(dim=0), features, rtol=0.15, atol=1e-3)
     assert (torch.stack(seen) == 0).float().mean() >= 0.49
 
 
@@ -197,10 +197,16 @@ def test_coefficients_stay_precise_in_half_precision():
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluating_gives_the_mode_back_even_after_an_error(training):
     model = ConvClassifier(2, widths=(8,)).train(training)
-    with pytest.raises(RuntimeError, match="on purpose"), classifiers.evaluating(model):
-        assert not model.training
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("on purpose")
+    seen = []
+
+    def block():
+        with classifiers.evaluating(model):
+            seen.extend([model.training, torch.is_grad_enabled()])
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        block()
+    assert seen == [False, False]
     assert model.training == training
     assert torch.is_grad_enabled()
 

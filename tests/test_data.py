@@ -29,9 +29,7 @@ def test_card_numbers(raw):
         assert np.bincount(archive["labels"]).tolist() == [1000] * 10
     assert everything.shape == (10000, 28, 28)
     assert everything.dtype == np.uint8
-    assert (
-        len(np.unique(everything.reshape(10000, -1), axis=0)) == 10000 - 284
-    )  # independent of `first_copies`
+    assert len(np.unique(everything.reshape(10000, -1), axis=0)) == 10000 - 284  # independent of `first_copies`
     assert [len(raw[split].labels) for split in SPLITS] == [7775, 1941, 9716]
     sizes = [937, 812, 992, 996, 997, 1000, 1000, 997, 985, 1000]
     assert raw["all"].labels.bincount().tolist() == sizes
@@ -152,9 +150,7 @@ def test_clone_and_installed_package_are_searched(tmp_path, monkeypatch, install
 def test_a_damaged_file_is_refused(tmp_path, monkeypatch, damage):
     content = bytearray(data.find_data("animals.npz").read_bytes())
     content[len(content) // 2] ^= damage == "one bit"
-    content = {"cut short": content[:-1], "one bit": content, "empty": b"", "another archive": b"PK\x03\x04"}[
-        damage
-    ]
+    content = {"cut short": content[:-1], "one bit": content, "empty": b"", "another archive": b"PK\x03\x04"}[damage]
     (tmp_path / "animals.npz").write_bytes(content)
     monkeypatch.setenv("COURSEKIT_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=f"sha256 must be {data.ANIMALS_SHA256}.*Restore it"):
@@ -171,11 +167,10 @@ def test_damage_after_a_first_load_is_noticed(tmp_path, monkeypatch):
         data.load_animals("test")
 
 
-few_pictures = hnp.arrays(
-    np.uint8, st.tuples(st.integers(1, 60), st.just(2), st.just(2)), elements=st.integers(0, 2)
-)
+few_pictures = hnp.arrays(np.uint8, st.tuples(st.integers(1, 60), st.just(2), st.just(2)), elements=st.integers(0, 2))
 
 
+@settings(deadline=None)
 @given(few_pictures)
 def test_first_copies_are_distinct_and_complete(images):
     first = data.first_copies(images)
@@ -183,6 +178,7 @@ def test_first_copies_are_distinct_and_complete(images):
     assert first.tolist() == sorted(distinct)
 
 
+@settings(deadline=None)
 @given(few_pictures, st.randoms(use_true_random=False))
 def test_the_split_depends_on_the_pictures_alone(images, random):
     images = images[data.first_copies(images)]
@@ -193,9 +189,7 @@ def test_the_split_depends_on_the_pictures_alone(images, random):
     for label in range(3):
         one_class = {images[i].tobytes(): marked[i] for i in np.flatnonzero(labels == label)}
         assert sum(one_class.values()) >= round(0.2 * len(one_class))
-        mirrored = {
-            np.frombuffer(key, np.uint8).reshape(2, 2)[:, ::-1].tobytes(): m for key, m in one_class.items()
-        }
+        mirrored = {np.frombuffer(key, np.uint8).reshape(2, 2)[:, ::-1].tobytes(): m for key, m in one_class.items()}
         assert all(one_class[key] == mirrored[key] for key in one_class.keys() & mirrored.keys())
 
 
@@ -207,7 +201,7 @@ def test_a_duplicate_under_another_label_keeps_the_first_and_cannot_leak():
     assert labels[kept].tolist() == [0] * 50
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 255), st.sampled_from([torch.float32, torch.float64]))
 def test_pixels_survive_the_round_trip(largest, dtype):
     pixels = torch.arange(largest + 1, dtype=torch.uint8)
@@ -216,3 +210,13 @@ def test_pixels_survive_the_round_trip(largest, dtype):
     assert images[-1] == pytest.approx(1)
     assert (images.diff() > 0).all()
     assert torch.equal(data.to_pixels(images, largest), pixels)
+
+
+def test_near_copies_are_those_of_the_data_card(raw):
+    """The card's table: test pictures within a distance of a training picture, and of a mirrored one."""
+    train, test = (data.from_pixels(raw[split].images, torch.float64).flatten(1) for split in ("train", "test"))
+    mirrored = data.from_pixels(raw["train"].images.flip(-1), torch.float64).flatten(1)
+    nearest, nearest_mirrored = (torch.cdist(test, other).min(dim=1).values for other in (train, mirrored))
+    assert [(nearest < d).sum().item() for d in (1, 3, 4, 6)] == [0, 1, 6, 79]
+    assert [(nearest_mirrored < d).sum().item() for d in (1, 3, 4, 6)] == [0, 1, 3, 59]
+    assert nearest.median().item() == pytest.approx(10.6, abs=0.05)

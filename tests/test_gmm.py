@@ -39,7 +39,12 @@ def test_log_prob_equals_scipy(K: int, D: int) -> None:
 def test_density_integrates_to_one() -> None:
     mixture = random_mixture(seed=3)
     total, _ = integrate.dblquad(
-        lambda b, a: float(mixture.log_prob(torch.tensor([[a, b]], dtype=torch.float64)).exp()), -9, 9, -9, 9, epsabs=1e-5
+        lambda b, a: float(mixture.log_prob(torch.tensor([[a, b]], dtype=torch.float64)).exp()),
+        -9,
+        9,
+        -9,
+        9,
+        epsabs=1e-5,
     )
     assert total == pytest.approx(1, abs=1e-4)
 

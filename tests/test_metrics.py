@@ -192,6 +192,7 @@ def test_two_sample_accuracy_is_the_best_possible_one():
 # Intervals
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_accuracy_interval_is_clopper_and_pearson(total, data):
     correct = data.draw(st.integers(0, total))

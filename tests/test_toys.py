@@ -96,9 +96,7 @@ def test_posterior_of_two_gaussians_is_logistic_and_equals_discriminant_analysis
     torch.testing.assert_close(toy.log_joint(x).logsumexp(dim=1), toy.log_prob(x))
     learnt = LinearDiscriminantAnalysis().fit(x.numpy(), y.numpy())
     assert weight.tolist() == pytest.approx(learnt.coef_[0].tolist(), abs=0.05)
-    rotation = torch.tensor(
-        [[math.cos(toy.angle), -math.sin(toy.angle)], [math.sin(toy.angle), math.cos(toy.angle)]]
-    )
+    rotation = torch.tensor([[math.cos(toy.angle), -math.sin(toy.angle)], [math.sin(toy.angle), math.cos(toy.angle)]])
     covariance = rotation @ torch.diag(torch.tensor(toy.std) ** 2) @ rotation.T
     for label, sign in enumerate((-1, 1)):
         normal = torch.distributions.MultivariateNormal(sign * torch.tensor(toy.mean), covariance)

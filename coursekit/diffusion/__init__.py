@@ -1,4 +1,4 @@
-"""Diffusion: schedules, denoisers, the training engine and samplers, on one noise axis x_t = alpha_t x + sigma_t eps."""
+"""Schedules, denoisers, the training engine and samplers, on one noise axis x_t = alpha_t x + sigma_t eps."""
 
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser

@@ -2,7 +2,8 @@ r"""The discrete chain x_0 -> x_1 -> ... -> x_T: the tables of DDPM, for any sch
 
 With noise levels (alpha_k, sigma_k), k = 0..T, alpha_0 = 1 and sigma_0 = 0, a step of the chain is
 
-    x_k = (alpha_k / alpha_{k-1}) x_{k-1} + sqrt(beta_k) n,    beta_k = sigma_k^2 - (alpha_k / alpha_{k-1})^2 sigma_{k-1}^2,
+    x_k = (alpha_k / alpha_{k-1}) x_{k-1} + sqrt(beta_k) n,
+    beta_k = sigma_k^2 - (alpha_k / alpha_{k-1})^2 sigma_{k-1}^2,
 
 so that x_k = alpha_k x_0 + sigma_k eps. For a variance-preserving schedule alpha_bar_k = alpha_k^2 and
 alpha_k / alpha_{k-1} = sqrt(1 - beta_k), as in Ho et al., "Denoising Diffusion Probabilistic Models",
@@ -16,6 +17,7 @@ alpha_k / alpha_{k-1} = sqrt(1 - beta_k), as in Ho et al., "Denoising Diffusion 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +38,9 @@ def expand(coefficient: Tensor, x: Tensor) -> Tensor:
     if coefficient.ndim == 0:
         return coefficient
     if coefficient.shape != x.shape[:1]:
-        raise ValueError(f"one coefficient per sample is wanted, shape {tuple(x.shape[:1])}, got {tuple(coefficient.shape)}")
+        raise ValueError(
+            f"one coefficient per sample is wanted, shape {tuple(x.shape[:1])}, got {tuple(coefficient.shape)}"
+        )
     return coefficient.view(-1, *(1,) * (x.ndim - 1))
 
 
@@ -124,7 +128,8 @@ class DiscreteChain(nn.Module):
         """x_k = alpha_k x_0 + sigma_k noise, in float32 (or x_0's precision if that is finer).
 
         Args:
-            x_0: (N, ...) data. noise: the same shape.
+            x_0: (N, ...) data.
+            noise: of the same shape.
             k: (N,) or () integers in 0..T, on the chain's device.
             out: where to write, of x_0's shape; a new tensor if None.
 
@@ -156,7 +161,7 @@ class DiscreteChain(nn.Module):
             ValueError: if `ks` is not strictly rising within 1..T.
         """
         ks = [int(k) for k in ks]
-        if not ks or ks[0] < 1 or ks[-1] > self.T or any(a >= b for a, b in zip(ks, ks[1:], strict=False)):
+        if not ks or ks[0] < 1 or ks[-1] > self.T or any(a >= b for a, b in pairwise(ks)):
             raise ValueError(f"ks must rise strictly within 1..{self.T}, got {ks[:8]}")
         alpha, sigma = self._levels
         return DiscreteChain(alpha[[0, *ks]], sigma[[0, *ks]])
@@ -179,14 +184,16 @@ class DiscreteChain(nn.Module):
         return DiscreteChain(alpha, torch.sqrt(kept))
 
     def _gather(self, k: Tensor, *tables: Tensor) -> list[Tensor]:
-        if k.device.type == "cpu" and k.numel() and not (0 <= int(k.min()) and int(k.max()) <= self.T):
+        if k.device.type == "cpu" and k.numel() and not (int(k.min()) >= 0 and int(k.max()) <= self.T):
             raise ValueError(f"k must lie in 0..{self.T}, got values from {int(k.min())} to {int(k.max())}")
         return [table[k] for table in tables]
 
 
 def _check_levels(alpha: Tensor, sigma: Tensor) -> None:
     if alpha.ndim != 1 or alpha.shape != sigma.shape or len(alpha) < 2:
-        raise ValueError(f"alpha and sigma must be lists of one length >= 2, got {tuple(alpha.shape)}, {tuple(sigma.shape)}")
+        raise ValueError(
+            f"alpha and sigma must be lists of one length >= 2, got {tuple(alpha.shape)}, {tuple(sigma.shape)}"
+        )
     if float(alpha[0]) != 1 or float(sigma[0]) != 0:
         raise ValueError(f"the chain must start at clean data, got alpha_0 = {alpha[0]}, sigma_0 = {sigma[0]}")
     if not (bool((alpha[:-1] > 0).all()) and float(alpha[-1]) >= 0 and bool((sigma[1:] > 0).all())):

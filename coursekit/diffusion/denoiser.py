@@ -133,8 +133,8 @@ class Denoiser(nn.Module):
         self.sigma_data, self.t_min, self.t_max = sigma_data, t_min, t_max
         if self.prediction in (_eps, _score) and float(schedule.alpha(t_max)) < 1e-6:
             raise ValueError(
-                f"prediction {prediction!r} says nothing about x_0 at t_max = {t_max}, where {schedule} leaves no signal: "
-                "predict 'v' or 'x0', or take t_max below 1"
+                f"prediction {prediction!r} says nothing about x_0 at t_max = {t_max}, where {schedule} "
+                "leaves no signal: predict 'v' or 'x0', or take t_max below 1"
             )
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -158,7 +158,8 @@ class Denoiser(nn.Module):
         """The weighted mean squared error, one time and one noise per sample; a scalar.
 
         Args:
-            x_0: (N, ...) data. y: (N,) labels, if the network takes them.
+            x_0: (N, ...) data.
+            y: (N,) labels, if the network takes them.
             generator: the source of times, noise and hidden labels, on x_0's device.
         """
         u, time_weight = self.times(len(x_0), generator, x_0.device)

@@ -302,7 +302,7 @@ def _random_states(generator: torch.Generator) -> tuple[dict[str, Tensor], dict[
     tensors = {"random.torch": torch.get_rng_state(), "random.generator": generator.get_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     version, state, gauss_next = random.getstate()
     numpy_state = [kind, keys.tolist(), position, has_gauss, gauss]
     return tensors, {"numpy": numpy_state, "python": [version, list(state), gauss_next]}
@@ -314,6 +314,6 @@ def _restore_random_states(generator: torch.Generator, tensors: dict[str, Tensor
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     kind, keys, *rest = header["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     version, state, gauss_next = header["python"]
     random.setstate((version, tuple(state), gauss_next))

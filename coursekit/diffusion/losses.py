@@ -160,7 +160,9 @@ class ImportanceSampled(nn.Module):
     def __init__(self, bins: int = 64, uniform: float = 0.1, memory: float = 0.95) -> None:
         super().__init__()
         if bins < 1 or not 0 < uniform <= 1 or not 0 <= memory < 1:
-            raise ValueError(f"bins >= 1, 0 < uniform <= 1, 0 <= memory < 1 are wanted, got {bins}, {uniform}, {memory}")
+            raise ValueError(
+                f"bins >= 1, 0 < uniform <= 1, 0 <= memory < 1 are wanted, got {bins}, {uniform}, {memory}"
+            )
         self.bins, self.uniform, self.memory = bins, uniform, memory
         self.register_buffer("second_moment", torch.ones(bins))
 
@@ -180,7 +182,7 @@ class ImportanceSampled(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Take in the loss (n,) of the samples at times t (n,), both before weighting; nothing is fetched from the device."""
+        """Take in the loss (n,) of the samples at times t (n,); nothing is fetched from the device."""
         piece = (t * self.bins).long().clamp(max=self.bins - 1)
         total = torch.zeros_like(self.second_moment).index_add_(0, piece, loss.float() ** 2)
         count = torch.zeros_like(self.second_moment).index_add_(0, piece, torch.ones_like(loss, dtype=torch.float32))

@@ -48,7 +48,9 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: the weights.
-        lr: learning rate, on the scale of Adam's. momentum: mu above. weight_decay: decay above.
+        lr: learning rate, on the scale of Adam's.
+        momentum: mu above.
+        weight_decay: decay above.
 
     Raises:
         ValueError: if a parameter has fewer than two dimensions.
@@ -63,7 +65,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim < 2:
-                    raise ValueError(f"Muon wants weights of two or more dimensions, got shape {tuple(parameter.shape)}")
+                    raise ValueError(
+                        f"Muon wants weights of two or more dimensions, got shape {tuple(parameter.shape)}"
+                    )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -97,7 +101,8 @@ def muon_and_adamw(
 
     Args:
         module: whose parameters are to move.
-        lr: of Muon. lr_rest: of AdamW.
+        lr: of Muon.
+        lr_rest: of AdamW.
         outside: name parts (such as "label") whose weights belong to AdamW all the same.
 
     Example:

@@ -38,6 +38,9 @@ def time_grid(schedule: Schedule, steps: int, kind: str = "uniform", t_max: floa
     The i-th step goes from the i-th entry to the next one; the last goes to clean data, which is no entry.
 
     Args:
+        schedule: the noise axis.
+        steps: N.
+        t_max: the noisiest time.
         kind: "uniform" in t; "angle", uniform in phi = atan2(sigma, alpha); or "karras", uniform in
             (sigma / alpha)^(1/7) from 80 to 0.002 (arXiv 2206.00364, eq. 5), as far as the schedule reaches.
 
@@ -193,7 +196,9 @@ def sample(
         denoiser: anything with `schedule` and `forward(x_t, t, y)` = E[x_0 | x_t].
         shape: of what is drawn, (N, ...).
         sampler: a name in `SAMPLERS` or such a function, e.g. ``partial(ddim, eta=0.5)``.
-        y: (N,) labels. guidance: the scale of `ClassifierFree`; 1 is the plain conditional law.
+        steps: of the sampler, N.
+        y: (N,) labels.
+        guidance: the scale of `ClassifierFree`; 1 is the plain conditional law.
         grid: the kind of `time_grid`.
         generator: source of all noise, on the denoiser's device.
         x_T: (N, ...) to start from; sigma(t_max) times normal noise if None.

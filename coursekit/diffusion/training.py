@@ -77,17 +77,20 @@ def fit(
         model: has `loss(x, *labels, generator=None)` -> scalar, or `players()`.
         data: a tensor (N, ...), or a tuple of tensors of one length such as (images, labels). uint8 pictures stay
             uint8 on the device and become floats in [-1, 1] batch by batch.
-        steps, seconds: the budget; at least one is wanted.
+        steps: the budget in optimiser steps.
+        seconds: the budget in seconds; at least one of the two is wanted.
         batch_size: over all processes together.
-        lr: the learning rate, reached after `warmup` steps and lowered to a fiftieth over the last `decay` of
-            the budget.
-        checkpoint: a file to write, every `checkpoint_every` steps and at the end.
+        lr: the learning rate of AdamW.
+        warmup: the steps over which the learning rate rises.
+        decay: the last share of the budget, over which it falls to a fiftieth.
+        checkpoint: a file to write at the end.
+        checkpoint_every: write it also every so many steps.
         resume: go on from `checkpoint` if that file exists.
         show_every: fetch the loss (and check that it is finite) every so many steps.
         progress: show a bar on stderr.
-        **engine: `betas`, `weight_decay`, `optimizer` (a function from a module to one optimiser or several), `clip` (of the
-            gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see `Average`),
-            `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`.
+        **engine: `betas`, `weight_decay`, `optimizer` (a function from a module to one optimiser or several), `clip`
+            (of the gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see
+            `Average`), `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`.
 
     Returns:
         The history of the run.
@@ -180,7 +183,12 @@ def _check_budget(
     resume: bool,
     show_every: int,
 ) -> None:
-    for name, value in (("steps", steps), ("seconds", seconds), ("checkpoint_every", every), ("show_every", show_every)):
+    for name, value in (
+        ("steps", steps),
+        ("seconds", seconds),
+        ("checkpoint_every", every),
+        ("show_every", show_every),
+    ):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
     if steps is None and seconds is None:

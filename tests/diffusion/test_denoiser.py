@@ -16,7 +16,9 @@ PAIRS = list(itertools.product(PREDICTIONS, SCHEDULES))
 
 def mixture() -> GaussianMixture:
     means = torch.tensor([[-1.0, 0.5], [1.0, -0.2], [0.3, 1.2]], dtype=torch.float64)
-    covariances = torch.stack([0.1 * torch.eye(2), torch.tensor([[0.3, 0.1], [0.1, 0.2]]), 0.05 * torch.eye(2)]).double()
+    covariances = torch.stack(
+        [0.1 * torch.eye(2), torch.tensor([[0.3, 0.1], [0.1, 0.2]]), 0.05 * torch.eye(2)]
+    ).double()
     return GaussianMixture(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), means, covariances)
 
 
@@ -64,7 +66,7 @@ def test_targets_are_those_of_the_papers() -> None:
 
 
 def test_edm_preconditioning_is_karras_table() -> None:
-    """With alpha = 1: c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2)."""
+    """With alpha = 1 and r^2 = sigma^2 + s^2: c_skip = s^2 / r^2, c_out = sigma s / r, c_in = 1 / r."""
     s, (x_t, raw), scale, seen = SCHEDULES["edm"](), data(), 0.5, {}
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -113,7 +115,9 @@ def test_no_denoiser_has_a_lower_loss_than_the_posterior_mean(prediction: str) -
             return p * x_0 + q * (x_t - alpha * x_0) / sigma
 
     losses = [
-        Denoiser(Oracle(offset), s, prediction, "snr", t_min=0.01).loss(x, generator=torch.Generator().manual_seed(1)).item()
+        Denoiser(Oracle(offset), s, prediction, "snr", t_min=0.01)
+        .loss(x, generator=torch.Generator().manual_seed(1))
+        .item()
         for offset in (0.0, -0.05, 0.05)
     ]
     assert losses[0] == min(losses)

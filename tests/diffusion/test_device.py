@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
-from coursekit.diffusion import SCHEDULES, Cosine, Denoiser, ImportanceSampled, LinearVP, LogitNormal, Rectified, batches, engine, samplers
+from coursekit.diffusion import (
+    SCHEDULES,
+    Cosine,
+    Denoiser,
+    ImportanceSampled,
+    LinearVP,
+    LogitNormal,
+    Rectified,
+    batches,
+    engine,
+    samplers,
+)
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
@@ -52,11 +63,15 @@ def placed(module: nn.Module, device: torch.device) -> nn.Module:
         for name, tensor in part._parameters.items():
             part._parameters[name] = None if tensor is None else nn.Parameter(tensor.detach().to(device))
         for name, tensor in part._buffers.items():
-            part._buffers[name] = None if tensor is None else torch.zeros_like(tensor, device=device)
+            part._buffers[name] = (
+                None if tensor is None else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+            )
     return module
 
 
-def advance(build: Callable[[], nn.Module], data: Callable[[], Data], device: torch.device, **keywords: object) -> engine.Engine:
+def advance(
+    build: Callable[[], nn.Module], data: Callable[[], Data], device: torch.device, **keywords: object
+) -> engine.Engine:
     model = placed(build(), device)
     run = engine.Engine(model, data(), batch_size=16, lr=1e-3, ema_half_life=10.0, device=device, **keywords)
     for _ in range(3):
@@ -79,7 +94,10 @@ MODELS = {
     "noise-aware": (lambda: NoiseAwareClassifier(Cosine()), pictures),
     "animals": (RECIPES["diffusion"].build, pictures),
     "toy": (lambda: Denoiser(TimeMLP(2, num_classes=2), LinearVP(), "eps", num_classes=2), labelled_points),
-    "importance": (lambda: Denoiser(TimeMLP(2, num_classes=2), Cosine(), num_classes=2, times=ImportanceSampled()), labelled_points),
+    "importance": (
+        lambda: Denoiser(TimeMLP(2, num_classes=2), Cosine(), num_classes=2, times=ImportanceSampled()),
+        labelled_points,
+    ),
 }
 
 

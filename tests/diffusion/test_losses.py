@@ -7,7 +7,16 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from coursekit.diffusion import SCHEDULES, Cosine, Denoiser, ImportanceSampled, LogitNormal, Rectified, Stratified, Uniform
+from coursekit.diffusion import (
+    SCHEDULES,
+    Cosine,
+    Denoiser,
+    ImportanceSampled,
+    LogitNormal,
+    Rectified,
+    Stratified,
+    Uniform,
+)
 from coursekit.diffusion.denoiser import PREDICTIONS
 from coursekit.diffusion.losses import WEIGHTINGS, Times, edm, min_snr, p2, snr
 
@@ -75,7 +84,9 @@ def test_weights_are_finite_at_zero_snr(weighting: object) -> None:
     assert bool(torch.isfinite(denoiser.loss(torch.randn(4, 2), generator=torch.Generator().manual_seed(0))))
 
 
-@pytest.mark.parametrize("make", [lambda: min_snr(0.0), lambda: p2(k=0.0), lambda: edm(-1.0), lambda: LogitNormal(std=0.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: min_snr(0.0), lambda: p2(k=0.0), lambda: edm(-1.0), lambda: LogitNormal(std=0.0)]
+)
 def test_impossible_settings_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         make()

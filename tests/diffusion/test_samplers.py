@@ -101,7 +101,6 @@ def test_weak_order_of_ancestral_sampling(name: str, eta: float) -> None:
     assert slope(steps, errors) > 0.8, errors
 
 
-
 def _variance_of_ddim(path: Path, data_variance: float, eta: float) -> float:
     """Push basis vectors through `ddim`: x_T and each fresh noise as one column, as the step is linear in them."""
 
@@ -192,7 +191,12 @@ def test_last_step_returns_the_denoisers_mean(sampler: str, name: str, steps: in
 def test_samples_follow_the_mixture(sampler: str) -> None:
     """4,000 draws of 60 steps pass a Kolmogorov-Smirnov test against the exact law."""
     x = sample(
-        ExactDenoiser(mixture(), Cosine()), (4000, 1), sampler, 60, grid="angle", generator=torch.Generator().manual_seed(0)
+        ExactDenoiser(mixture(), Cosine()),
+        (4000, 1),
+        sampler,
+        60,
+        grid="angle",
+        generator=torch.Generator().manual_seed(0),
     )
 
     def cdf(value: np.ndarray) -> np.ndarray:

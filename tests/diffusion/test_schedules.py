@@ -158,7 +158,14 @@ def test_any_shape_and_half_precision(name: str) -> None:
     """Half precision would let 493 of 1,000 times coincide: it is raised to float32."""
     schedule = SCHEDULES[name]()
     t = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01
-    for method in (schedule.alpha, schedule.sigma, schedule.log_snr, schedule.drift, schedule.diffusion, schedule.angle):
+    for method in (
+        schedule.alpha,
+        schedule.sigma,
+        schedule.log_snr,
+        schedule.drift,
+        schedule.diffusion,
+        schedule.angle,
+    ):
         assert method(t).shape == t.shape
         torch.testing.assert_close(method(t)[1, 2, 3], method(t[1, 2, 3]))
         assert method(t.bfloat16()).dtype == torch.float32
@@ -204,7 +211,13 @@ def test_inverse_for_any_rate(beta_min: float, span: float, t: float, kind: type
 
 @given(s=st.floats(0.0, 0.2), tau=st.floats(0.3, 3.0), t=st.floats(1e-4, 1 - 1e-4))
 def test_inverse_for_any_shape(s: float, tau: float, t: float) -> None:
-    for schedule in (Cosine(s), SigmoidAlphaBar(-3, 3, tau), SigmoidAlphaBar(0, 3, tau), VE(0.01 + s, 10), EDM(rho=1 + 3 * tau)):
+    for schedule in (
+        Cosine(s),
+        SigmoidAlphaBar(-3, 3, tau),
+        SigmoidAlphaBar(0, 3, tau),
+        VE(0.01 + s, 10),
+        EDM(rho=1 + 3 * tau),
+    ):
         assert float(schedule.time(schedule.log_snr(t))) == pytest.approx(t, rel=1e-6, abs=1e-9)
 
 

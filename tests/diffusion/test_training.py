@@ -121,7 +121,8 @@ class Slow(torch.nn.Module):
 
 model = Slow(new_model(dropout=0.3, noise=0.1))
 torch.manual_seed(5)
-fit(model, regression_data(), steps=60, batch_size=10, ema_half_life=4.0, checkpoint=Path({path!r}), checkpoint_every=10,
+fit(model, regression_data(), steps=60, batch_size=10, ema_half_life=4.0, checkpoint=Path({path!r}),
+    checkpoint_every=10,
     resume=True, **QUIET)
 """
 
@@ -435,7 +436,6 @@ def test_a_player_moves_only_its_own_weights_and_is_named_when_it_fails() -> Non
 
 def test_a_toy_denoiser_learns() -> None:
     """Two points in the plane: the loss falls and most samples land near one of them."""
-
     torch.manual_seed(0)
     x = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).repeat(64, 1)
     denoiser = Denoiser(TimeMLP(2, 64, 2), Cosine(), "v")

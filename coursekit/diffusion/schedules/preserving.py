@@ -12,7 +12,15 @@ from torch import Tensor
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.schedules.base import Schedule, as_real, as_time, grid, require
 
-__all__ = ["Cosine", "ExponentialVP", "LinearVP", "ScaledLinearVP", "SigmoidAlphaBar", "SigmoidBetaVP", "VariancePreserving"]
+__all__ = [
+    "Cosine",
+    "ExponentialVP",
+    "LinearVP",
+    "ScaledLinearVP",
+    "SigmoidAlphaBar",
+    "SigmoidBetaVP",
+    "VariancePreserving",
+]
 
 
 class VariancePreserving(Schedule):
@@ -109,7 +117,8 @@ class LinearVP(ExponentialVP):
 
     def __post_init__(self) -> None:
         require(
-            0 < self.beta_min <= self.beta_max, f"0 < beta_min <= beta_max is wanted, got {self.beta_min}, {self.beta_max}"
+            0 < self.beta_min <= self.beta_max,
+            f"0 < beta_min <= beta_max is wanted, got {self.beta_min}, {self.beta_max}",
         )
 
     def beta(self, t: Tensor | float) -> Tensor:
@@ -136,7 +145,8 @@ class ScaledLinearVP(ExponentialVP):
 
     def __post_init__(self) -> None:
         require(
-            0 < self.beta_min < self.beta_max, f"0 < beta_min < beta_max is wanted, got {self.beta_min}, {self.beta_max}"
+            0 < self.beta_min < self.beta_max,
+            f"0 < beta_min < beta_max is wanted, got {self.beta_min}, {self.beta_max}",
         )
 
     @property
@@ -170,7 +180,8 @@ class SigmoidBetaVP(ExponentialVP):
 
     def __post_init__(self) -> None:
         require(
-            0 < self.beta_min <= self.beta_max, f"0 < beta_min <= beta_max is wanted, got {self.beta_min}, {self.beta_max}"
+            0 < self.beta_min <= self.beta_max,
+            f"0 < beta_min <= beta_max is wanted, got {self.beta_min}, {self.beta_max}",
         )
 
     def beta(self, t: Tensor | float) -> Tensor:
@@ -213,7 +224,9 @@ class Cosine(VariancePreserving):
 
     def sigma(self, t: Tensor | float) -> Tensor:  # cos^2 a - cos^2 b = sin(b - a) sin(b + a)
         t = as_time(t)
-        return torch.sqrt(torch.sin(self._rate * t) * torch.sin(self._rate * (t + 2 * self.s))) / math.cos(self._theta_0)
+        return torch.sqrt(torch.sin(self._rate * t) * torch.sin(self._rate * (t + 2 * self.s))) / math.cos(
+            self._theta_0
+        )
 
     def d_alpha(self, t: Tensor | float) -> Tensor:
         return -self._rate * torch.sin(self._rate * (as_time(t) + self.s)) / math.cos(self._theta_0)

@@ -1,0 +1,129 @@
+"""The commands as a person types them: train, sample, evaluate, and what they say of bad input."""
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from coursekit import recipes
+from coursekit.__main__ import app
+from coursekit.checkpoints import read_tensors, write_tensors
+from coursekit.evaluation import shares
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "animals.safetensors"
+    result = run("train", "diffusion", "--out", out, "--steps", 2, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_train_leaves_a_model_and_its_facts(trained: Path) -> None:
+    facts = json.loads(trained.with_suffix(".json").read_text())
+    assert facts["seed"] == 3
+    assert facts["steps"] == 2
+    assert facts["command"].startswith("python -m coursekit")
+    assert facts["versions"]["torch"] == torch.__version__
+    assert trained.stat().st_size < 4_000_000
+    model = recipes.load(trained, "diffusion")
+    assert not model.training
+    assert sum(p.numel() for p in model.parameters()) >= 500_000
+
+
+def test_training_twice_gives_the_same_file(trained: Path, tmp_path: Path) -> None:
+    assert run("train", "diffusion", "--out", tmp_path / "again.safetensors", "--steps", 2, "--seed", 3).exit_code == 0
+    first, second = (read_tensors(path)[0] for path in (trained, tmp_path / "again.safetensors"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6)  # to the bit with one thread
+
+
+def test_training_goes_on_from_its_state(tmp_path: Path) -> None:
+    words = ("train", "classifier", "--state", tmp_path / "state", "--state-every", 2)
+    assert run(*words, "--out", tmp_path / "a.safetensors", "--steps", 2).exit_code == 0
+    result = run(*words, "--out", tmp_path / "a.safetensors", "--steps", 4, "--resume")
+    assert result.exit_code == 0, result.output
+    assert read_tensors(tmp_path / "state")[1]["step"] == 4
+
+
+def test_sample_writes_arrays_in_equal_shares(trained: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        words = ("sample", trained, "--number", 23, "--seed", 1, "--steps", 2, "--out", tmp_path / "new" / "a.npz")
+        result = run(*words)
+        assert result.exit_code == 0, result.output
+        with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]
+        assert images.shape == (23, 1, 28, 28)
+        assert images.dtype == np.float32
+        assert -1 <= images.min() <= images.max() <= 1
+        counts = np.bincount(labels, minlength=10)
+        assert counts.tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+        assert torch.equal(torch.from_numpy(labels), shares(23))
+    first = images
+    run(*words)
+    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as file:
+        np.testing.assert_allclose(file["images"], first, atol=1e-5)
+
+
+def test_sample_draws_a_picture(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    assert run("sample", trained, "--number", 12, "--steps", 1, "--out", out).exit_code == 0
+    picture = matplotlib.image.imread(out)
+    assert picture.shape[0] > 300
+    assert picture.std() > 0.1
+
+
+def test_evaluate_prints_and_writes_the_numbers(trained: Path) -> None:
+    result = run("evaluate", trained, "--number", 100, "--write")
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(trained.with_suffix(".json").read_text())["metrics"]
+    for name in ("recognised", "Frechet distance to the test half", "MMD^2 to the test half", "command"):
+        assert name in numbers
+    assert "Frechet distance of train to test half" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "gan", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, classifier"),
+        (("train", "classifier", "--out", "a", "--steps", "0"), "steps must be positive"),
+        (("train", "classifier", "--out", "a", "--steps", "1", "--resume"), "want a checkpoint"),
+        (("sample", "nothing.safetensors", "--out", "a.png"), "there is no checkpoint nothing.safetensors"),
+        (("sample", "nothing.safetensors", "--out", "a.jpg"), "--out must end in .png or .npz"),
+        (("evaluate", "nothing.safetensors"), "there is no checkpoint"),
+        (("lessons", "77"), "no lesson starts with '77'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_kinds_of_files_are_refused(trained: Path, tmp_path: Path) -> None:
+    recipes.save(tmp_path / "c.safetensors", "classifier", recipes.RECIPES["classifier"].build())
+    result = run("sample", tmp_path / "c.safetensors", "--out", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "must hold a model of recipe diffusion, got 'classifier'" in result.output
+    write_tensors(tmp_path / "d.safetensors", {"w": torch.ones(1)}, {"recipe": "diffusion"})
+    assert "weights of another version" in run("evaluate", tmp_path / "d.safetensors").output
+    write_tensors(tmp_path / "e.safetensors", {"w": torch.ones(1)}, {})
+    assert "got None" in run("evaluate", tmp_path / "e.safetensors").output
+    data = trained.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[: len(data) // 2])
+    assert "damaged" in run("sample", tmp_path / "cut.safetensors", "--out", tmp_path / "a.png").output
+    with pytest.raises(ValueError, match="name must be one of"):
+        recipes.save(tmp_path / "f", "gan", recipes.RECIPES["classifier"].build())
