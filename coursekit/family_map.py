@@ -194,16 +194,16 @@ def family_map(image: Tensor) -> Figure:
         8
         >>> plt.close(figure)
     """
-    gap, foot = 0.1, 0.42
-    fig = plt.figure(figsize=(4 * WIDTH + 5 * gap, 2 * HEIGHT + 3 * gap + foot), layout="none")
+    gap, head = 0.1, 0.42
+    fig = plt.figure(figsize=(4 * WIDTH + 5 * gap, 2 * HEIGHT + 3 * gap + head), layout="none")
     width, height = fig.get_size_inches()
     for number, card in enumerate(CARDS):
         row, column = divmod(number, 4)
-        left, bottom = gap + column * (WIDTH + gap), foot + gap + (1 - row) * (HEIGHT + gap)
+        left, bottom = gap + column * (WIDTH + gap), gap + (1 - row) * (HEIGHT + gap)
         _card(fig.add_axes((left / width, bottom / height, WIDTH / width, HEIGHT / height)), image, *card)
-    legend = (("grey dashes: fixed before training", "0.35", 0.27), ("orange: learnt from data", LEARNT["color"], 0.72))
+    legend = (("Grey dashes: fixed before training", "0.35", 0.27), ("Orange: learnt from data", LEARNT["color"], 0.73))
     for text, colour, x in legend:
-        fig.text(x, 0.22 / height, text, fontsize=13, color=colour, ha="center", va="center", weight="bold")
+        fig.text(x, 1 - 0.25 / height, text, fontsize=15, color=colour, ha="center", va="center")
     return fig
 
 

@@ -113,6 +113,7 @@ def execute(
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.outputs, cell.execution_count = [], None  # nothing old may pass for new
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    started: list[NotebookNode] = []
     start = time.perf_counter()
     with tqdm(total=total, desc=name, unit="cell", file=sys.stderr, mininterval=0.5) as bar:
         client = NotebookClient(
@@ -123,9 +124,10 @@ def execute(
             coalesce_streams=True,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no remark on loopback sockets
             resources={"metadata": {"path": str(folder)}},
+            on_cell_execute=lambda cell, **_: started.append(cell),
             on_cell_executed=lambda **_: bar.update(),
         )
-        error = _error_of(client)
+        error = _error_of(client, started)
     return time.perf_counter() - start, error
 
 
@@ -217,14 +219,14 @@ def _kernel_of_this_python() -> AsyncKernelManager:
     return AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
 
 
-def _error_of(client: NotebookClient) -> str | None:
+def _error_of(client: NotebookClient, started: Sequence[NotebookNode]) -> str | None:
     """Execute, and turn what stops a notebook into one line that names the cell."""
     try:
         client.execute(cleanup_kc=True)
     except Exception as error:
         if hasattr(client, "_async_cleanup_kernel_future"):  # Ctrl-C: nbclient has shut the kernel down
             raise KeyboardInterrupt from None
-        return f"{_where(client.nb)}: {_reason(error, client.timeout)}"
+        return f"{_where(started)}: {_reason(error, client.timeout)}"
     return None
 
 
@@ -240,13 +242,11 @@ def _reason(error: Exception, cell_seconds: int | None) -> str:
     raise error
 
 
-def _where(notebook: NotebookNode) -> str:
-    """The cell that ran last, by its number and its first line."""
-    started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count]
+def _where(started: Sequence[NotebookNode]) -> str:
+    """The cell that was the last to start, by its number and its first line."""
     if not started:
         return "before the first cell"
-    cell = started[-1]
-    return f"cell [{cell.execution_count}], which begins {cell.source.strip().splitlines()[0]!r}"
+    return f"cell [{len(started)}], which begins {started[-1].source.strip().splitlines()[0]!r}"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -26,8 +26,9 @@ PROGRESS = "import sys; from tqdm import tqdm\nfor _ in tqdm(range(3)): pass\npr
 def lesson(*sources: str) -> nbformat.NotebookNode:
     solution = new_code_cell("6 * 7", metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}})
     code = [new_code_cell(source) for source in sources]
+    notes = new_markdown_cell("Ask the room.", metadata={"slideshow": {"slide_type": "notes"}})
     return new_notebook(
-        cells=[new_markdown_cell(TITLE, metadata={"slideshow": {"slide_type": "slide"}}), *code, solution]
+        cells=[new_markdown_cell(TITLE, metadata={"slideshow": {"slide_type": "slide"}}), *code, solution, notes]
     )
 
 
@@ -111,11 +112,13 @@ def test_figures_keep_their_alternative_text(built):
     assert Sources(built[0].page).alts == ['A figure that is "empty" & small.']
 
 
-def test_solutions_are_folded_and_can_be_opened(built):
+def test_solutions_and_speaker_notes_are_folded_and_can_be_opened(built):
     page = built[0].page.read_text()
     folded = re.search(r'<details class="solution"><summary>Worked solution</summary>(.*?)</details>', page, re.DOTALL)
     assert "42" in folded.group(1)
-    assert page.count("<details") == 1
+    notes = re.search(r'<details class="notes"><summary>For the lecturer</summary>(.*?)</details>', page, re.DOTALL)
+    assert "Ask the room." in notes.group(1)
+    assert page.count("<details") == 2
 
 
 def test_the_kernel_is_this_python(built):
@@ -136,7 +139,7 @@ def test_refresh_writes_outputs_and_drops_what_changes(tmp_path):
     (outcome,) = lessons.refresh([path])
     assert outcome.error is None
     after = nbformat.read(path, as_version=4)
-    assert [cell.get("execution_count") for cell in after.cells] == [None, 1, 2]
+    assert [cell.get("execution_count") for cell in after.cells] == [None, 1, 2, None]
     assert [output.text for output in after.cells[1].outputs] == ["4\n"]  # the progress bar on stderr is gone
     assert after.cells[1].metadata == {"tags": ["nbval-ignore-output"]}
     assert after.cells[0].metadata == {"slideshow": {"slide_type": "slide"}}

@@ -80,6 +80,17 @@ def test_frechet_intervals_hold_the_truth():
     assert abs(corrected) < 0.35 * plain
 
 
+def test_frechet_of_equal_distributions_is_near_zero_whatever_the_sample_size():
+    for n in (60, 240):
+        results = [
+            metrics.frechet_distance(normal(n, 12, seed=2 * i), normal(n, 12, seed=2 * i + 1), 30, generator=seeded(i))
+            for i in range(20)
+        ]
+        plain = np.mean([result.plug_in for result in results])
+        assert abs(np.mean([result.value for result in results])) < 0.3 * plain
+        assert np.mean([result.low <= 0 <= result.high for result in results]) >= 0.8
+
+
 def test_frechet_is_reproducible():
     x, y = normal(50, 3), normal(60, 3, seed=1)
     draw = partial(metrics.frechet_distance, x, y, resamples=20)

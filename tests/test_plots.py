@@ -125,6 +125,13 @@ def test_labels_stay_inside_the_figure(columns):
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
 
 
+def test_labels_take_no_room_from_the_pictures():
+    fig = plots.image_grid(torch.zeros(6, 1, 28, 28), 3, ["bird", "elephant"], ["a", "b", "c"], title="Ten", inches=0.8)
+    fig.canvas.draw()
+    side = fig.axes[0].get_window_extent().height / fig.dpi / 2
+    assert side == pytest.approx(0.8, rel=0.1)
+
+
 def test_density_is_largest_where_it_should_be():
     _, ax = plt.subplots()
     plots.density(ax, lambda points: standard_normal(points - torch.tensor([1.0, -2.0])), resolution=61)

@@ -32,6 +32,7 @@ from coursekit.recipes import RECIPES
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_accelerator
 
+DEVICE = fake_accelerator.register()  # while collecting: autograd counts devices at its first backward pass
 Data = tuple[Tensor, ...]
 
 
@@ -50,11 +51,10 @@ def points() -> Data:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The fake accelerator. It has no generator of its own, and data without values cannot be looked at beforehand."""
-    name = fake_accelerator.register()
     monkeypatch.setattr(engine, "_generator", lambda device, seed: None)
     monkeypatch.setattr(batches, "_check", lambda data, batch_size, world: None)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        yield torch.device(name)
+        yield torch.device(DEVICE)
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

@@ -438,7 +438,7 @@ def test_a_toy_denoiser_learns() -> None:
     """Two points in the plane: the loss falls and most samples land near one of them."""
     torch.manual_seed(0)
     x = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).repeat(64, 1)
-    denoiser = Denoiser(TimeMLP(2, 64, 2), Cosine(), "v")
+    denoiser = Denoiser(TimeMLP(2), Cosine(), "v")
     history = fit(denoiser, x, steps=400, batch_size=64, lr=3e-3, show_every=50, **QUIET)
     assert history.losses[-1] < 0.8 * history.losses[0]
     assert history.steps == list(range(50, 401, 50))
