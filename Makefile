@@ -36,7 +36,8 @@ unit: $(STAMP)
 
 # One notebook at a time with every core: lessons train for a fixed time and promise what it buys.
 notebooks: $(STAMP)
-	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) notebooks
+	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) \
+	    --nbval-kernel-startup-timeout=300 notebooks
 
 refresh: $(STAMP)
 	$(PY) -m coursekit lessons --refresh

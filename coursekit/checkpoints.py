@@ -1,6 +1,6 @@
 """Files of tensors: safetensors with a JSON header, written so that a crash leaves a whole file behind.
 
-Nothing is unpickled. A file is written next to its place, flushed to disk and renamed; the file that it
+Nothing is unpickled. A file is written next to its place, flushed to disk and renamed. Where asked, the file that it
 replaces is kept once, with `.previous` added to its name.
 """
 
@@ -25,8 +25,16 @@ def previous(path: str | Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a JSON-serialisable header; an older file of that name becomes `previous(path)`.
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], keep_previous: bool = False
+) -> None:
+    """Write named tensors and a JSON-serialisable header; an older file of that name is replaced.
+
+    Args:
+        path: where to; folders are made.
+        tensors: by name, on any device.
+        header: what JSON can say.
+        keep_previous: let the older file live on as `previous(path)`.
 
     Raises:
         TypeError: if the header cannot be written as JSON.
@@ -49,7 +57,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    if path.exists():
+    if keep_previous and path.exists():
         os.replace(path, previous(path))
     os.replace(partial, path)
 

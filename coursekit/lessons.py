@@ -120,6 +120,7 @@ def execute(
             notebook,
             km=_kernel_of_this_python(),
             timeout=cell_seconds,
+            startup_timeout=300,
             record_timing=False,
             coalesce_streams=True,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no remark on loopback sockets
@@ -239,6 +240,8 @@ def _reason(error: Exception, cell_seconds: int | None) -> str:
             return f"no end after {cell_seconds} s"
         case DeadKernelError():
             return "the kernel died (out of memory?)"
+        case RuntimeError():
+            return f"the kernel did not start: {error}"
     raise error
 
 

@@ -80,14 +80,15 @@ class TimeMLP(nn.Module):
 
     def __init__(self, features: int, width: int = 128, depth: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
-        self.time = TimeEmbedding(32, max_frequency=100.0)
-        self.label = None if num_classes is None else nn.Embedding(num_classes + 1, 32)
-        self.body = MLP([features + 32, *[width] * depth, features])
+        self.time = nn.Sequential(TimeEmbedding(32, max_frequency=100.0), nn.Linear(32, width))
+        self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
+        self.point = nn.Linear(features, width)  # a layer of its own: beside 32 features two coordinates would drown
+        self.body = nn.Sequential(nn.SiLU(), MLP([*[width] * depth, features]))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """(N, D) points at times (N,) with labels (N,) -> (N, D)."""
         context = self.time(t) if self.label is None else self.time(t) + self.label(y)
-        return self.body(torch.cat([x, context], dim=1))
+        return self.body(self.point(x) + context)
 
 
 class ResidualBlock(nn.Module):

@@ -234,7 +234,7 @@ class Engine:
                 tensors |= {f"optimizer.{name}.{i}.{slot}": value for slot, value in slots.items()}
         random_tensors, random_header = _random_states(self.generator)
         header = {"step": self.step, "optimizers": optimizers, "random": random_header, **extra}
-        write_tensors(path, tensors | random_tensors, header)
+        write_tensors(path, tensors | random_tensors, header, keep_previous=True)
 
     def _optimizers(self) -> Iterator[tuple[str, Any]]:
         for seat in self.seats:
