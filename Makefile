@@ -22,7 +22,7 @@ course: $(STAMP)
 	$(PY) -m coursekit lessons
 
 lab: $(STAMP)
-	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks
+	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
 
 test: lint unit notebooks
 

@@ -145,7 +145,12 @@ def _command() -> str:
 
 def _facts(seed: int) -> dict[str, object]:
     packages = {name: version(name) for name in ("torch", "numpy", "accelerate", "safetensors")}
-    return {"command": _command(), "seed": seed, "versions": {"python": platform.python_version(), **packages}}
+    return {
+        "command": _command(),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **packages},
+    }
 
 
 def _save_grid(images: torch.Tensor, y: torch.Tensor, out: Path) -> None:

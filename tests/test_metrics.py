@@ -138,10 +138,12 @@ def test_mmd_is_unbiased(shift):
     assert abs(np.mean(values) - gaussian_mmd(shift, 1.0)) < 3.5 * error
 
 
-def test_mmd_intervals_hold_the_truth():
+@pytest.mark.parametrize(("n", "m"), [(150, 25), (25, 150)])
+def test_mmd_intervals_hold_the_truth(n, m):
+    """The smaller sample brings most of the error, whichever it is."""
     truth, covered = gaussian_mmd(1.0, 1.0), 0
     for seed in range(100):
-        x, y = normal(60, 1, seed=2 * seed), normal(80, 1, seed=2 * seed + 1) + 1
+        x, y = normal(n, 1, seed=2 * seed), normal(m, 1, seed=2 * seed + 1) + 1
         result = metrics.mmd(x, y, 1.0, permutations=1, resamples=100, generator=seeded(seed))
         covered += result.low <= truth <= result.high
     assert covered >= 85
@@ -200,6 +202,20 @@ def test_two_sample_accuracy_is_the_best_possible_one():
     assert result.value == pytest.approx(stats.norm.cdf(1), abs=0.02)
 
 
+class Opposite(LogisticRegression):
+    """Sees the difference, and says the contrary."""
+
+    def predict(self, X):
+        return 1 - super().predict(X)
+
+
+def test_two_sample_test_is_one_sided():
+    x, y = normal(100, 1), normal(100, 1, seed=1) + 3
+    result = metrics.classifier_two_sample_test(x, y, Opposite(), generator=seeded(0))
+    assert result.value < 0.2
+    assert result.p_value > 0.99
+
+
 # Intervals
 
 
@@ -244,6 +260,15 @@ def test_a_copy_is_at_distance_zero_in_float32():
     found = metrics.nearest_neighbours(pictures[rows], pictures)
     assert found.indices[:, 0].tolist() == rows.tolist()
     assert found.distances.abs().max() == 0
+
+
+def test_neighbours_far_from_the_origin_are_found_in_float32():
+    """Where the matrix product cannot tell neighbours apart, differences can."""
+    steps = torch.tensor([0.75, 0.25, -0.5, 1.0])
+    pictures = 1000 + steps[:, None] * torch.ones(4, 100)
+    found = metrics.nearest_neighbours(1000 + torch.zeros(1, 100), pictures, k=2)
+    assert found.indices.tolist() == [[1, 2]]
+    assert found.distances.tolist() == [[2.5, 5.0]]
 
 
 class Dummy(nn.Module):
