@@ -2,6 +2,7 @@
 # make lab       open the lessons in JupyterLab
 # make test      what CI runs: ruff, unit tests, doctests, every notebook compared with its outputs
 # make refresh   execute the lessons in place: the only way that committed outputs change
+# make bench     time the machinery around the network against diffusers
 # make clean     remove build/ and caches; make clean-all removes the environment too
 #
 # The first call makes .venv from constraints.txt. Later calls need no network.
@@ -14,7 +15,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 CELL_SECONDS := 600
 
-.PHONY: course lab test lint unit notebooks refresh clean clean-all
+.PHONY: course lab test lint unit notebooks refresh bench clean clean-all
 .NOTPARALLEL:
 .DEFAULT_GOAL := course
 
@@ -41,6 +42,11 @@ notebooks: $(STAMP)
 
 refresh: $(STAMP)
 	$(PY) -m coursekit lessons --refresh
+
+# The one command that installs something more: diffusers, to compare with.
+bench: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PY) -m benchmarks.schedulers
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -160,7 +160,10 @@ class Engine:
         x, *labels = batch
         x = x if self.augment is None else self.augment(x, self.generator)
         loss = self._gradient(seat, (x, *labels))
-        norm = nn.utils.clip_grad_norm_(seat.parameters, float("inf") if self.clip is None else self.clip)
+        if self.clip is None:
+            norm = nn.utils.get_total_norm([p.grad for p in seat.parameters if p.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(seat.parameters, self.clip)
         self._guard(index, seat, torch.isfinite(loss) & torch.isfinite(norm))
         for optimizer in seat.optimizers:
             optimizer.step()

@@ -145,7 +145,8 @@ def fit(
                     bar.set_postfix({name: f"{losses[-1]:.4f}" for name, losses in history.players.items()})
                 if checkpoint_every is not None and run.step % checkpoint_every == 0:
                     save()
-                bar.update((run.step if steps else time.monotonic() - started) - bar.n)
+                used = run.step if steps else min(time.monotonic() - started, seconds)
+                bar.update(used - bar.n)
             run.check()
             save()
         except FloatingPointError:

@@ -355,6 +355,18 @@ def test_a_time_budget_ends() -> None:
     assert history.seconds >= 0.3
 
 
+def test_a_step_longer_than_the_budget_ends_well() -> None:
+    """The bar is never pushed past its end, where tqdm forgets the total."""
+
+    class Slow(Regression):
+        def loss(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            time.sleep(0.8)
+            return super().loss(x, y, generator)
+
+    history = fit(Slow(), regression_data(), seconds=0.1, progress=True, device="cpu")
+    assert history.total_steps == 1
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
