@@ -1,5 +1,6 @@
 """Running lessons: nothing committed is touched, failures are named, pages need no network."""
 
+import json
 import os
 import re
 import signal
@@ -121,8 +122,16 @@ def test_solutions_and_speaker_notes_are_folded_and_can_be_opened(built):
     assert page.count("<details") == 2
 
 
-def test_the_kernel_is_this_python(built):
-    assert sys.executable in built[0].page.read_text()
+def test_the_kernel_is_this_python_whatever_is_registered_under_its_name(tmp_path, monkeypatch):
+    impostor = tmp_path / "kernels" / "python3"
+    impostor.mkdir(parents=True)
+    spec = {"argv": [sys.executable, "-c", "raise SystemExit(1)"], "display_name": "another", "language": "python"}
+    (impostor / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    notebook = lesson("import sys; print(sys.executable)")
+    _, error = lessons.execute(notebook, tmp_path, "00_good")
+    assert error is None
+    assert notebook.cells[1].outputs[0].text == f"{sys.executable}\n"
 
 
 def test_the_index_lists_every_lesson_with_its_result(built):

@@ -1,5 +1,6 @@
 """Laws of the metrics: closed forms, calibrated p-values, intervals that hold the truth as often as they say."""
 
+import itertools
 import math
 from functools import partial
 
@@ -264,11 +265,12 @@ def test_a_copy_is_at_distance_zero_in_float32():
 
 def test_neighbours_far_from_the_origin_are_found_in_float32():
     """Where the matrix product cannot tell neighbours apart, differences can."""
-    steps = torch.tensor([0.75, 0.25, -0.5, 1.0])
-    pictures = 1000 + steps[:, None] * torch.ones(4, 100)
-    found = metrics.nearest_neighbours(1000 + torch.zeros(1, 100), pictures, k=2)
-    assert found.indices.tolist() == [[1, 2]]
-    assert found.distances.tolist() == [[2.5, 5.0]]
+    steps = torch.tensor([3.0, 1.0, -2.0, 4.0]) / 16
+    for order in itertools.permutations(range(4)):
+        pictures = 1000 + steps[list(order), None] * torch.ones(4, 100)
+        found = metrics.nearest_neighbours(1000 + torch.zeros(1, 100), pictures, k=2)
+        assert found.indices.tolist() == [[order.index(1), order.index(2)]]
+        assert found.distances.tolist() == [[0.625, 1.25]]
 
 
 class Dummy(nn.Module):
