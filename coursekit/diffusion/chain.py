@@ -16,7 +16,7 @@ alpha_k / alpha_{k-1} = sqrt(1 - beta_k), as in Ho et al., "Denoising Diffusion 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -120,6 +120,13 @@ class DiscreteChain(nn.Module):
     def T(self) -> int:
         """The number of steps."""
         return len(self.beta) - 1
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiscreteChain:
+        """Move with the module, but stay float32: in bfloat16 the first ten steps would add no noise at all."""
+        device = fn(self.alpha.new_empty(0)).device
+        for name, table in self._buffers.items():
+            self._buffers[name] = table.to(device)
+        return self
 
     def extra_repr(self) -> str:
         return f"T={self.T}, alpha_bar_T={self.alpha_bar[-1].item():.3g}"

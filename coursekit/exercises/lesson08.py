@@ -76,13 +76,17 @@ def posterior_tables(answer: Callable) -> Verdict:
     """Exercise 8.3: beta (T,) -> a, b, v (T,) of q(x_{k-1} | x_k, x_0) = N(a_k x_0 + b_k x_k, v_k I), k = 1..T."""
     beta = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.45, 0.6], dtype=torch.float64)
     a, b, v = _parts(ask(answer, beta), ("a", "b", "v"))
-    if any(not torch.as_tensor(part).flatten()[:1].isfinite().all() for part in (a, b, v)):
-        return refuse("at k = 1 you divide by sigma_0 = 0: multiply numerator and denominator by sigma_{k-1}^2 first")
     alpha_bar = (1 - beta).cumprod(0)
     before = torch.cat([beta.new_ones(1), alpha_bar[:-1]])  # alpha_bar_{k-1}
     variance, variance_before, keep = 1 - alpha_bar, 1 - before, (1 - beta).sqrt()
     wanted_a, wanted_b = before.sqrt() * beta / variance, keep * variance_before / variance
     wanted_v = beta * variance_before / variance
+    rolled = alpha_bar.roll(1)
+    if any(not torch.as_tensor(part).flatten()[:1].isfinite().all() for part in (a, b, v)):
+        upside_down, later = (beta * variance / variance_before)[1:], torch.as_tensor(v, dtype=beta.dtype).flatten()[1:]
+        if later.shape == upside_down.shape and torch.allclose(later, upside_down):
+            return refuse("v has the ratio upside down: sigma_{k-1}^2 / sigma_k^2 is below 1")
+        return refuse("at k = 1 you divide by sigma_0 = 0: multiply numerator and denominator by sigma_{k-1}^2 first")
     return _first_refusal(
         compare(
             a,
@@ -91,6 +95,9 @@ def posterior_tables(answer: Callable) -> Verdict:
                 "a and b are exchanged: the first belongs to x_0": wanted_b,
                 "a holds alpha_bar where its square root alpha belongs": before * beta / variance,
                 "a holds alpha_k where alpha_{k-1} belongs: x_0 speaks about x_{k-1}": keep * wanted_a,
+                "at k = 1 the alpha_bar one step earlier is 1; yours is that of the last step (`roll` wraps around)": (
+                    rolled.sqrt() * beta / variance
+                ),
                 "a is not yet divided by sigma_k^2 = 1 - alpha_bar_k": before.sqrt() * beta,
                 "a is divided by sigma_k, the standard deviation: divide by the variance": wanted_a * variance.sqrt(),
             },
@@ -113,6 +120,9 @@ def posterior_tables(answer: Callable) -> Verdict:
             mistakes={
                 "v is beta, the variance of the step forward: knowing x_0 makes it smaller": beta,
                 "v is a standard deviation: a variance is wanted": wanted_v.sqrt(),
+                "v_1 was replaced by v_2, as in code that takes its logarithm: at k = 1 it is 0": torch.cat(
+                    [wanted_v[1:2], wanted_v[1:]]
+                ),
             },
             what="v",
         ),
@@ -129,6 +139,7 @@ def linear_alpha_betas(answer: Callable) -> Verdict:
         beta = beta[1:] if float(beta[0]) == 0 else beta  # a table from k = 0 on is as good
     alpha = 1 - torch.arange(T + 1, dtype=torch.float64) / T
     late = 1 - torch.arange(T + 1, dtype=torch.float64) / (T + 1)
+    rectified = (1 - alpha[1:]) ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * (1 - alpha[:-1]) ** 2
     return compare(
         beta,
         1 - (alpha[1:] / alpha[:-1]) ** 2,
@@ -137,6 +148,9 @@ def linear_alpha_betas(answer: Callable) -> Verdict:
             - alpha[1:] / alpha[:-1],
             "that is 1 - beta_k, what a step keeps": (alpha[1:] / alpha[:-1]) ** 2,
             "that is 1 - alpha_bar_k, the noise of all steps so far: beta_k belongs to one step": 1 - alpha[1:] ** 2,
+            "that is the rectified chain, whose sigma_k is k / T: where variance is preserved, "
+            "beta_k = 1 - (alpha_k / alpha_{k-1})^2": rectified,
+            "equal betas make alpha fall geometrically, not on a line": torch.full((T,), 1 / T, dtype=torch.float64),
             "that is the square root of beta_k": (1 - (alpha[1:] / alpha[:-1]) ** 2).sqrt(),
             "the line ends one step late: alpha_T must be 0": 1 - (late[1:] / late[:-1]) ** 2,
         },
@@ -154,6 +168,11 @@ def shifted_cosine(answer: Callable) -> Verdict:
     t, t_half, wanted = torch.linspace(0.05, 0.95, 7, dtype=torch.float64), 0.4, -3.0
     alpha, sigma = _parts(ask(answer, t, t_half, wanted), ("alpha", "sigma"))
     start, cosine = Cosine().log_snr(t_half), Cosine().log_snr(t)
+    both = [torch.as_tensor(level, dtype=t.dtype) for level in (alpha, sigma)]
+    shaped = all(level.shape == t.shape for level in both)
+    right_ratio = shaped and torch.allclose(2 * torch.log(both[0] / both[1]), cosine - start + wanted)
+    if right_ratio and not torch.allclose(both[0] ** 2 + both[1] ** 2, torch.ones_like(t)):
+        return refuse("your log-SNR is right, but alpha^2 + sigma^2 is not 1: both levels must follow from it")
     log_snr = cosine - start + wanted
     mistakes = {
         "is the cosine schedule as it was: nothing is shifted": cosine,

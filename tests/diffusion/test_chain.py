@@ -158,6 +158,8 @@ def test_add_noise_writes_where_it_is_told() -> None:
 def test_buffers_follow_the_module() -> None:
     chain = LinearVP().discretised(30).to("meta")
     assert {buffer.device.type for buffer in chain.buffers()} == {"meta"}
+    for half in (LinearVP().discretised(30).half(), LinearVP().discretised(30).to("meta", torch.bfloat16)):
+        assert {buffer.dtype for buffer in half.buffers()} == {torch.float32}
     assert chain.state_dict() == {}  # rebuilt from the schedule, not stored
 
 

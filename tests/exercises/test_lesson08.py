@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from coursekit.diffusion import Cosine
+from coursekit.diffusion import Cosine, Rectified
 from coursekit.exercises import lesson08 as check
 
 
@@ -30,6 +30,19 @@ def tables_by_precisions(beta):
     return v * before.sqrt() / (1 - before), v * (1 - beta).sqrt() / beta, v
 
 
+def tables_with(beta, v_upside_down=False, clipped=False, rolled=False):
+    a, b, v = tables(beta)
+    now = (1 - beta).cumprod(0)
+    before = torch.cat([torch.ones(1, dtype=beta.dtype), now[:-1]])
+    if v_upside_down:
+        v = beta * (1 - now) / (1 - before)
+    if clipped:
+        v = torch.cat([v[1:2], v[1:]])
+    if rolled:
+        a = now.roll(1).sqrt() * beta / (1 - now)
+    return a, b, v
+
+
 def betas_of(alpha):
     return 1 - (alpha[1:] / alpha[:-1]) ** 2
 
@@ -43,6 +56,12 @@ SOLUTIONS = {
 }
 
 MISTAKES = [
+    (check.posterior_tables, lambda beta: tables_with(beta, v_upside_down=True), "upside down"),
+    (check.posterior_tables, lambda beta: tables_with(beta, clipped=True), "v_1 was replaced by v_2"),
+    (check.posterior_tables, lambda beta: tables_with(beta, rolled=True), "wraps around"),
+    (check.linear_alpha_betas, lambda T: Rectified().discretised(T).beta[1:].double(), "rectified chain"),
+    (check.linear_alpha_betas, lambda T: torch.full((T,), 1 / T), "geometrically"),
+    (check.shifted_cosine, lambda *given: tuple(2 * level for level in shifted(*given)), "is not 1"),
     (check.two_steps, lambda b1, b2: ((1 - b1) * (1 - b2), 1 - (1 - b1) * (1 - b2)), "square root of 1 - beta"),
     (check.two_steps, lambda b1, b2: ((1 - b2).sqrt(), b1 + b2), "second step alone"),
     (check.two_steps, lambda b1, b2: ((1 - b1).sqrt() + (1 - b2).sqrt(), b1 + b2), "must be multiplied"),
