@@ -32,7 +32,7 @@ class Recipe:
     Attributes:
         build: makes the untrained model.
         fit: keywords for `coursekit.diffusion.fit`, all but the budget and the seed.
-        seconds: of training on two quiet cores behind the released checkpoint.
+        seconds: the budget of `python -m coursekit train` if none is given, for two quiet cores.
     """
 
     build: Callable[[], nn.Module]
@@ -58,7 +58,7 @@ RECIPES: dict[str, Recipe] = {
             "augment": mirror,
             "clip": None,
         },
-        seconds=1500,
+        seconds=900,
     ),
     "classifier": Recipe(
         ConvClassifier,
@@ -75,7 +75,15 @@ RECIPES: dict[str, Recipe] = {
     ),
     "noise-aware-classifier": Recipe(
         lambda: NoiseAwareClassifier(Cosine()),
-        {"batch_size": 128, "lr": 2e-3, "weight_decay": 0.05, "warmup": 100, "decay": 0.9, "augment": random_affine},
+        {
+            "batch_size": 128,
+            "lr": 2e-3,
+            "weight_decay": 0.05,
+            "warmup": 100,
+            "decay": 0.9,
+            "ema_half_life": 100.0,
+            "augment": random_affine,
+        },
         seconds=180,
     ),
 }
