@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 __all__ = ["__version__", "seed_everything"]
 __version__ = "0.1.0"
@@ -19,8 +20,8 @@ def seed_everything(seed: int, threads: int | None = None) -> torch.Generator:
 
     Args:
         seed: the seed, in [0, 2**32).
-        threads: how many threads torch may use; 1 where two machines must agree to the last bit,
-            `None` to leave the number alone.
+        threads: how many threads torch, NumPy, SciPy and scikit-learn may use; 1 where two machines must agree to the
+            last bit, `None` to leave the number alone.
 
     Returns:
         A fresh `torch.Generator` on the CPU, for every function that takes `generator=`.
@@ -42,6 +43,7 @@ def seed_everything(seed: int, threads: int | None = None) -> torch.Generator:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+        threadpool_limits(threads)  # NumPy, SciPy and scikit-learn, whose idle threads would spin for the same cores
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - scikit-learn still draws from the global state
     torch.manual_seed(seed)

@@ -109,7 +109,7 @@ def evaluate(
             y = evaluation.shares(number)
             images = evaluation.draw_animals(model, y, generator, guidance=guidance)
             judge = recipes.load_released("classifier")
-            numbers = evaluation.evaluate_diffusion(model, judge, images, y, generator) | {"guidance": str(guidance)}
+            numbers = evaluation.evaluate_diffusion(judge, images, y, generator) | {"guidance": str(guidance)}
         else:
             numbers = evaluation.evaluate_classifier(model)
         for name, value in numbers.items():

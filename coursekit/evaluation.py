@@ -69,9 +69,7 @@ def evaluate_classifier(model: nn.Module) -> dict[str, str]:
     return {"test accuracy": str(recognised_share(model, images, labels))}
 
 
-def evaluate_diffusion(
-    model: Denoiser, judge: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
-) -> dict[str, str]:
+def evaluate_diffusion(judge: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, str]:
     """What `judge`, the course classifier, and the real pictures say of samples (N, 1, 28, 28) with labels (N,).
 
     Returns:

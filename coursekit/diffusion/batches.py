@@ -99,5 +99,5 @@ def _check(data: tuple[Tensor, ...], batch_size: int, world: int) -> None:
         raise ValueError(f"batch_size must be an integer of at least {world}, got {batch_size!r}")
     for i, tensor in enumerate(data):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).flatten(1).any(1).nonzero()[0]) if tensor.ndim > 1 else 0
+            bad = int((~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero()[0])
             raise ValueError(f"data must be finite, got NaN or infinity in tensor {i}, first in sample {bad}")

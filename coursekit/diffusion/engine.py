@@ -159,6 +159,8 @@ class Engine:
     def _move(self, index: int, seat: _Seat, batch: tuple[Tensor, ...]) -> None:
         x, *labels = batch
         x = x if self.augment is None else self.augment(x, self.generator)
+        for optimizer in seat.optimizers:  # first, so that what an aborted run left behind is not added to
+            optimizer.zero_grad()
         loss = self._gradient(seat, (x, *labels))
         if self.clip is None:
             norm = nn.utils.get_total_norm([p.grad for p in seat.parameters if p.grad is not None])
@@ -167,7 +169,6 @@ class Engine:
         self._guard(index, seat, torch.isfinite(loss) & torch.isfinite(norm))
         for optimizer in seat.optimizers:
             optimizer.step()
-            optimizer.zero_grad()
         seat.total += loss
 
     def _gradient(self, seat: _Seat, batch: tuple[Tensor, ...]) -> Tensor:
@@ -209,9 +210,10 @@ class Engine:
             raise self._failure(step, index)
 
     def _failure(self, step: int, index: int) -> FloatingPointError:
+        name = self.seats[index].player.name
         return FloatingPointError(
-            f"the loss or gradient of {self.seats[index].player.name!r} is not finite at step {step}; "
-            "the model keeps the weights from before that step: lower lr, clip harder or look at the data"
+            f"the loss or gradient of {name!r} is not finite at step {step}; {name!r} keeps its weights from before "
+            "that step: lower lr, clip harder or look at the data"
         )
 
     def fetch(self) -> dict[str, float]:

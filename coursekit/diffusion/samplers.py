@@ -232,10 +232,12 @@ def sample(
         x_T = path.sigma[0] * torch.randn(shape, generator=generator, device=_device(denoiser, generator))
     times = path.times.to(x_T.device, torch.promote_types(x_T.dtype, torch.float32))
 
-    states = [x_T]
-    for x in step(lambda x, i: model(x, times[i].expand(len(x)), y), x_T, path, generator):
-        states = [*states, x] if trajectory else [x]
-    return torch.stack(states) if trajectory else states[-1]
+    states = step(lambda x, i: model(x, times[i].expand(len(x)), y), x_T, path, generator)
+    if trajectory:
+        return torch.stack([x_T, *states])
+    for x in states:
+        last = x
+    return last
 
 
 def _device(denoiser: nn.Module, generator: torch.Generator | None) -> torch.device:

@@ -113,53 +113,65 @@ def fit(
         (300, 3.0)
     """
     _check_budget(steps, seconds, warmup, decay, checkpoint, checkpoint_every, resume, show_every)
-    data = (data,) if isinstance(data, Tensor) else tuple(data)
-    run = Engine(model, data, batch_size=batch_size, lr=lr, **engine)
-    history = History(players={seat.player.name: [] for seat in run.seats})
-    if resume and (Path(checkpoint).exists() or previous(checkpoint).exists()):
-        history = History(**run.load(checkpoint)["history"])
-    started, fetched = time.monotonic() - history.seconds, run.step
-
-    def note() -> None:
-        nonlocal fetched
-        history.total_steps, history.seconds = run.step, time.monotonic() - started
-        if run.step > fetched:
-            for name, total in run.fetch().items():
-                history.players[name].append(total / (run.step - fetched))
-            history.steps.append(run.step)
-            fetched = run.step
-
-    def save() -> None:
-        if checkpoint is not None:
-            note()
-            run.save(checkpoint, {"history": vars(history)})
-
+    run = Engine(model, (data,) if isinstance(data, Tensor) else tuple(data), batch_size=batch_size, lr=lr, **engine)
+    log = _Log(run, checkpoint, resume)
     training = model.training
     model.train()
     with _stop_on_interrupt() as stop, _tf32(run.device), _bar(run, steps, seconds, progress) as bar:
         try:
-            while (done := _share(run.step, time.monotonic() - started, steps, seconds)) < 1 and not stop.is_set():
+            while (done := _share(run.step, log.elapsed(), steps, seconds)) < 1 and not stop.is_set():
                 run.advance(_rate(run.step, done, warmup, decay))
                 if run.step % show_every == 0:
-                    note()
-                    bar.set_postfix({name: f"{losses[-1]:.4f}" for name, losses in history.players.items()})
+                    log.note()
+                    bar.set_postfix({name: f"{losses[-1]:.4f}" for name, losses in log.history.players.items()})
                 if checkpoint_every is not None and run.step % checkpoint_every == 0:
-                    save()
-                used = run.step if steps else min(time.monotonic() - started, seconds)
-                bar.update(used - bar.n)
-            run.check()
-            save()
+                    log.save()
+                bar.update((run.step if steps else min(log.elapsed(), seconds)) - bar.n)
+            log.save()
         except FloatingPointError:
-            if checkpoint is not None:
-                run.save(checkpoint, {"history": vars(history)})
+            log.write()
             raise
         finally:
             model.train(training)
-    note()
-    history.interrupted = stop.is_set()
+    log.history.interrupted = stop.is_set()
     if run.average is not None:
         run.average.copy_to_model()
-    return history
+    return log.history
+
+
+class _Log:
+    """The history of a run, the clock behind it, and the file in which the run is kept."""
+
+    def __init__(self, run: Engine, checkpoint: str | Path | None, resume: bool) -> None:
+        self.run, self.checkpoint = run, checkpoint
+        self.history = History(players={seat.player.name: [] for seat in run.seats})
+        if resume and (Path(checkpoint).exists() or previous(checkpoint).exists()):
+            self.history = History(**run.load(checkpoint)["history"])
+        self.started, self.fetched = time.monotonic() - self.history.seconds, run.step
+
+    def elapsed(self) -> float:
+        """Seconds of training, those of earlier runs that this one resumed included."""
+        return time.monotonic() - self.started
+
+    def note(self) -> None:
+        """Fetch the losses since the last time, which also checks that they are finite."""
+        self.history.total_steps, self.history.seconds = self.run.step, self.elapsed()
+        for name, total in self.run.fetch().items():
+            if self.run.step > self.fetched:
+                self.history.players[name].append(total / (self.run.step - self.fetched))
+        if self.run.step > self.fetched:
+            self.history.steps.append(self.run.step)
+        self.fetched = self.run.step
+
+    def save(self) -> None:
+        """Note, then write the state."""
+        self.note()
+        self.write()
+
+    def write(self) -> None:
+        """Write the state as it is, if there is a file for it."""
+        if self.checkpoint is not None:
+            self.run.save(self.checkpoint, {"history": vars(self.history)})
 
 
 def _share(step: int, elapsed: float, steps: int | None, seconds: float | None) -> float:

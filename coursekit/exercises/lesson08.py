@@ -75,59 +75,53 @@ def rectified_time(answer: Callable) -> Verdict:
 def posterior_tables(answer: Callable) -> Verdict:
     """Exercise 8.3: beta (T,) -> a, b, v (T,) of q(x_{k-1} | x_k, x_0) = N(a_k x_0 + b_k x_k, v_k I), k = 1..T."""
     beta = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.45, 0.6], dtype=torch.float64)
-    a, b, v = _parts(ask(answer, beta), ("a", "b", "v"))
+    found = dict(zip("abv", _parts(ask(answer, beta), ("a", "b", "v")), strict=True))
+    if any(not torch.as_tensor(part).flatten()[:1].isfinite().all() for part in found.values()):
+        return _infinite_start(found["v"], beta)
+    wanted, mistakes = _posterior(beta)
+    return _first_refusal(
+        *(compare(found[name], wanted[name], mistakes=mistakes[name], what=name) for name in wanted),
+        praise="at k = 1 they are 1, 0 and 0: whoever knows x_0 has nothing to guess",
+    )
+
+
+def _infinite_start(v: object, beta: Tensor) -> Verdict:
+    """What to say of tables that are not finite at k = 1, where sigma_0 = 0."""
+    variance = 1 - (1 - beta).cumprod(0)
+    upside_down, later = beta[1:] * variance[1:] / variance[:-1], torch.as_tensor(v, dtype=beta.dtype).flatten()[1:]
+    if later.shape == upside_down.shape and torch.allclose(later, upside_down):
+        return refuse("v has the ratio upside down: sigma_{k-1}^2 / sigma_k^2 is below 1")
+    return refuse("at k = 1 you divide by sigma_0 = 0: multiply numerator and denominator by sigma_{k-1}^2 first")
+
+
+def _posterior(beta: Tensor) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The tables a, b, v of exercise 8.3, and for each the named slips on the way to it."""
     alpha_bar = (1 - beta).cumprod(0)
     before = torch.cat([beta.new_ones(1), alpha_bar[:-1]])  # alpha_bar_{k-1}
     variance, variance_before, keep = 1 - alpha_bar, 1 - before, (1 - beta).sqrt()
-    wanted_a, wanted_b = before.sqrt() * beta / variance, keep * variance_before / variance
-    wanted_v = beta * variance_before / variance
-    rolled = alpha_bar.roll(1)
-    if any(not torch.as_tensor(part).flatten()[:1].isfinite().all() for part in (a, b, v)):
-        upside_down, later = (beta * variance / variance_before)[1:], torch.as_tensor(v, dtype=beta.dtype).flatten()[1:]
-        if later.shape == upside_down.shape and torch.allclose(later, upside_down):
-            return refuse("v has the ratio upside down: sigma_{k-1}^2 / sigma_k^2 is below 1")
-        return refuse("at k = 1 you divide by sigma_0 = 0: multiply numerator and denominator by sigma_{k-1}^2 first")
-    return _first_refusal(
-        compare(
-            a,
-            wanted_a,
-            mistakes={
-                "a and b are exchanged: the first belongs to x_0": wanted_b,
-                "a holds alpha_bar where its square root alpha belongs": before * beta / variance,
-                "a holds alpha_k where alpha_{k-1} belongs: x_0 speaks about x_{k-1}": keep * wanted_a,
-                "at k = 1 the alpha_bar one step earlier is 1; yours is that of the last step (`roll` wraps around)": (
-                    rolled.sqrt() * beta / variance
-                ),
-                "a is not yet divided by sigma_k^2 = 1 - alpha_bar_k": before.sqrt() * beta,
-                "a is divided by sigma_k, the standard deviation: divide by the variance": wanted_a * variance.sqrt(),
-            },
-            what="a",
+    a, b = before.sqrt() * beta / variance, keep * variance_before / variance
+    v = beta * variance_before / variance
+    of_a = {
+        "a and b are exchanged: the first belongs to x_0": b,
+        "a holds alpha_bar where its square root alpha belongs": before * beta / variance,
+        "a holds alpha_k where alpha_{k-1} belongs: x_0 speaks about x_{k-1}": keep * a,
+        "at k = 1 the alpha_bar one step earlier is 1; yours is that of the last step (`roll` wraps around)": (
+            alpha_bar.roll(1).sqrt() * beta / variance
         ),
-        compare(
-            b,
-            wanted_b,
-            mistakes={
-                "b holds 1 - beta where its square root belongs": keep * wanted_b,
-                "b holds alpha_k, all steps from x_0 on, where one is wanted: sqrt(1 - beta_k)": before.sqrt()
-                * wanted_b,
-                "b is the factor of the step forward: the pull of x_0 is missing": keep,
-            },
-            what="b",
-        ),
-        compare(
-            v,
-            wanted_v,
-            mistakes={
-                "v is beta, the variance of the step forward: knowing x_0 makes it smaller": beta,
-                "v is a standard deviation: a variance is wanted": wanted_v.sqrt(),
-                "v_1 was replaced by v_2, as in code that takes its logarithm: at k = 1 it is 0": torch.cat(
-                    [wanted_v[1:2], wanted_v[1:]]
-                ),
-            },
-            what="v",
-        ),
-        praise="at k = 1 they are 1, 0 and 0: whoever knows x_0 has nothing to guess",
-    )
+        "a is not yet divided by sigma_k^2 = 1 - alpha_bar_k": before.sqrt() * beta,
+        "a is divided by sigma_k, the standard deviation: divide by the variance": a * variance.sqrt(),
+    }
+    of_b = {
+        "b holds 1 - beta where its square root belongs": keep * b,
+        "b holds alpha_k, all steps from x_0 on, where one is wanted: sqrt(1 - beta_k)": before.sqrt() * b,
+        "b is the factor of the step forward: the pull of x_0 is missing": keep,
+    }
+    of_v = {
+        "v is beta, the variance of the step forward: knowing x_0 makes it smaller": beta,
+        "v is a standard deviation: a variance is wanted": v.sqrt(),
+        "v_1 was replaced by v_2, as in code that takes its logarithm: at k = 1 it is 0": torch.cat([v[1:2], v[1:]]),
+    }
+    return {"a": a, "b": b, "v": v}, {"a": of_a, "b": of_b, "v": of_v}
 
 
 @exercise

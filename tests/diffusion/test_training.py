@@ -326,6 +326,27 @@ def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_good_state(tmp_path: 
             assert torch.equal(failed[0][name], tensor), name
 
 
+def test_a_failed_run_can_be_followed_by_another() -> None:
+    """The gradient that was not finite stays behind in no weight and in no later step."""
+    torch.manual_seed(0)
+    model = Fragile(last_good=3)
+    with pytest.raises(FloatingPointError):
+        fit(model, regression_data(), steps=10, batch_size=10, decay=0.0, **QUIET)
+    model.last_good = 10**6
+    again = new_model()
+    again.load_state_dict(model.state_dict())
+    for one in (model, again):
+        fit(one, regression_data(), steps=5, batch_size=10, decay=0.0, **QUIET)
+    assert same(state(model), state(again))
+
+
+def test_a_nan_in_a_list_of_numbers_is_placed() -> None:
+    x, y = regression_data()
+    y[5] = float("nan")
+    with pytest.raises(ValueError, match="in tensor 1, first in sample 5"):
+        fit(new_model(), (x, y), steps=5, **QUIET)
+
+
 def test_ctrl_c_keeps_what_was_learned(tmp_path: Path) -> None:
     class Interrupting(Regression):
         calls = 0

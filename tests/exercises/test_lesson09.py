@@ -145,17 +145,5 @@ def test_mistake_is_named(exercise, answers, said):
 
 
 @pytest.mark.parametrize("exercise", SOLUTIONS, ids=lambda exercise: exercise.__name__)
-def test_untouched_stubs_are_no_error(exercise):
-    answers = SOLUTIONS[exercise]
-    assert exercise(*[...] * len(answers)).status == "not tried yet"
-    assert exercise(*[lambda *_: ...] * len(answers)).status == "not tried yet"
-
-
-@pytest.mark.parametrize("exercise", SOLUTIONS, ids=lambda exercise: exercise.__name__)
-def test_failing_code_and_wrong_types_are_explained(exercise):
-    rest = SOLUTIONS[exercise][1:]
-    failing = exercise(lambda *_: [][0], *rest)
-    assert failing.status == "not yet"
-    assert "IndexError" in failing.message
-    assert "function" in exercise(3.0, *rest).message
-    assert exercise(lambda *_: torch.zeros(2, 7, 5), *rest).status == "not yet"
+def test_wrong_shapes_are_refused(exercise):
+    assert exercise(lambda *_: torch.zeros(2, 7, 5), *SOLUTIONS[exercise][1:]).status == "not yet"
