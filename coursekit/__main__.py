@@ -59,9 +59,8 @@ def train(
             seconds = recipe.seconds
         coursekit.seed_everything(seed)
         network = recipe.build()
-        images, labels, _ = load_animals("train", dtype=torch.uint8)
         every = None if state is None else state_every
-        history = fit(network, (images, labels), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
+        history = fit(network, recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
                       checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
         recipes.save(out, model, network.cpu())
         facts = _facts(seed) | {"steps": history.total_steps, "training seconds": round(history.seconds, 1)}
@@ -75,17 +74,19 @@ def sample(
     out: Annotated[Path, typer.Option(help="A picture (.png) or arrays (.npz: images, labels).")],
     number: Annotated[int, typer.Option(min=1, help="How many, the classes in equal shares.")] = 120,
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=1)] = 30,
-    guidance: Annotated[float, typer.Option(help="1 is the plain conditional law.")] = 1.5,
-    sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = "heun",
+    steps: Annotated[int | None, typer.Option(min=1, help="Diffusion only: steps of the sampler; 30.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"Diffusion only, one of {', '.join(SAMPLERS)}; heun.")] = None,
 ) -> None:
     """Draw animals: float32 (N, 1, 28, 28) in [-1, 1] with their labels, or a labelled grid."""
     with _plain_errors():
         if out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out must end in .png or .npz, got {out.name!r}")
-        denoiser, y = recipes.load(checkpoint, "diffusion"), evaluation.shares(number)
+        model, y = recipes.load(checkpoint), evaluation.shares(number)
         generator = coursekit.seed_everything(seed)
-        images = evaluation.draw_animals(denoiser, y, generator, sampler=sampler, steps=steps, guidance=guidance)
+        settings = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        given = {name: value for name, value in settings.items() if value is not None}
+        images = evaluation.draw_animals(model, y, generator, **given)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".npz":
             np.savez_compressed(out, images=images.numpy(), labels=y.numpy())
@@ -99,19 +100,24 @@ def evaluate(
     checkpoint: Checkpoint,
     number: Annotated[int, typer.Option(min=100, help="How many animals to draw, if the model draws.")] = 2000,
     seed: Seed = 0,
-    guidance: Annotated[float, typer.Option(help="1 is the plain conditional law.")] = 1.5,
+    guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Also put the numbers into the .json beside it.")] = False,
 ) -> None:
     """Measure a model against the test half of the animals."""
     with _plain_errors():
         model, generator = recipes.load(checkpoint), coursekit.seed_everything(seed)
-        if read_tensors(checkpoint)[1]["recipe"] == "diffusion":
-            y = evaluation.shares(number)
-            images = evaluation.draw_animals(model, y, generator, guidance=guidance)
-            judge = recipes.load_released("classifier")
-            numbers = evaluation.evaluate_diffusion(judge, images, y, generator) | {"guidance": str(guidance)}
-        else:
+        recipe = recipes.RECIPES[read_tensors(checkpoint)[1]["recipe"]]
+        if not evaluation.draws(model):
             numbers = evaluation.evaluate_classifier(model)
+        else:
+            settings = {} if guidance is None else {"guidance": guidance}
+            y = evaluation.shares(number)
+            images = evaluation.draw_animals(model, y, generator, **settings)
+            judge = recipes.load_released("classifier")
+            images_test, labels_test = recipe.pictures("test")
+            numbers = evaluation.evaluate_likelihood(model, images_test, labels_test, generator)
+            numbers |= evaluation.evaluate_samples(judge, images, y, generator, recipe.prepare)
+            numbers |= {name: str(value) for name, value in settings.items()}
         for name, value in numbers.items():
             typer.echo(f"{name}: {value}")
         if write:

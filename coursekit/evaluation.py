@@ -7,11 +7,15 @@ perfect model would reach.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from coursekit.data import load_animals
+from coursekit.data import from_pixels, load_animals
 from coursekit.diffusion import Denoiser, sample
+from coursekit.estimates import bootstrap_interval
 from coursekit.metrics import (
     classifier_two_sample_test,
     features_of,
@@ -20,8 +24,17 @@ from coursekit.metrics import (
     nearest_neighbours,
     recognised_share,
 )
+from coursekit.pixels import bits_per_dim
 
-__all__ = ["draw_animals", "evaluate_classifier", "evaluate_diffusion", "shares", "with_mirrored"]
+__all__ = [
+    "draw_animals",
+    "draws",
+    "evaluate_classifier",
+    "evaluate_likelihood",
+    "evaluate_samples",
+    "shares",
+    "with_mirrored",
+]
 
 
 def shares(number: int, num_classes: int = 10) -> Tensor:
@@ -40,21 +53,38 @@ def shares(number: int, num_classes: int = 10) -> Tensor:
     return torch.arange(num_classes).repeat_interleave(counts)
 
 
+def draws(model: nn.Module) -> bool:
+    """Whether a model draws pictures: a `Denoiser`, or any model with `sample(n, y, generator)`."""
+    return isinstance(model, Denoiser) or hasattr(model, "sample")
+
+
 def draw_animals(
-    denoiser: Denoiser,
-    y: Tensor,
-    generator: torch.Generator,
-    *,
-    sampler: str = "heun",
-    steps: int = 30,
-    guidance: float = 1.5,
-    batch_size: int = 250,
+    model: nn.Module, y: Tensor, generator: torch.Generator, *, batch_size: int = 250, **settings: Any
 ) -> Tensor:
-    """Animals of the classes y (N,), (N, 1, 28, 28) clamped to [-1, 1], drawn in batches as `sample` does."""
-    parts = [
-        sample(denoiser, (len(part), 1, 28, 28), sampler, steps, part, guidance, generator=generator)
-        for part in y.split(batch_size)
-    ]
+    """Animals of the classes y (N,), (N, 1, 28, 28) clamped to [-1, 1], drawn in batches.
+
+    Args:
+        model: a `Denoiser`, or any model with `sample(n, y, generator)`.
+        y: the classes.
+        generator: source of the noise.
+        batch_size: how many are drawn at once.
+        **settings: of a `Denoiser`: `sampler`, `steps` and `guidance` (heun, 30 and 1.5 if not given).
+
+    Raises:
+        ValueError: if the model does not draw, or if settings are given to one that has none.
+    """
+    if not draws(model):
+        raise ValueError(f"model must draw pictures, got a {type(model).__name__}")
+    if isinstance(model, Denoiser):
+        settings = {"sampler": "heun", "steps": 30, "guidance": 1.5} | settings
+        parts = [
+            sample(model, (len(part), 1, 28, 28), y=part, generator=generator, **settings)
+            for part in y.split(batch_size)
+        ]
+    else:
+        if settings:
+            raise ValueError(f"{', '.join(settings)} can be set for diffusion only, not for {type(model).__name__}")
+        parts = [model.sample(len(part), part, generator) for part in y.split(batch_size)]
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -69,14 +99,50 @@ def evaluate_classifier(model: nn.Module) -> dict[str, str]:
     return {"test accuracy": str(recognised_share(model, images, labels))}
 
 
-def evaluate_diffusion(judge: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, str]:
-    """What `judge`, the course classifier, and the real pictures say of samples (N, 1, 28, 28) with labels (N,).
+@torch.no_grad()
+def evaluate_likelihood(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, str]:
+    """What a model with `log_prob(x, y)` or `log_prob_bound(x, y)` says of pictures; nothing for any other model.
 
     Returns:
-        By name: the recognised share, the Frechet distance and its floor, MMD and two-sample test against the test
-        half, and the smallest distance to a training picture beside that of the test half. Intervals are 95 %.
+        The mean of -log p(x | y) with its bootstrap interval: in nats for black and white, in bits per dimension for
+        256 levels.
     """
-    train, test = load_animals("train").images, load_animals("test").images
+    exact = hasattr(model, "log_prob")
+    if not exact and not hasattr(model, "log_prob_bound"):
+        return {}
+    log_prob = model.log_prob if exact else model.log_prob_bound
+    images = from_pixels(images) if images.dtype == torch.uint8 else images
+    nats = torch.cat([log_prob(x, y) for x, y in zip(images.split(250), labels.split(250), strict=True)])
+    binary = bool((images.abs() == 1).all())
+    value, unit = (-nats, "nats") if binary else (bits_per_dim(nats, images[0].numel()), "bits/dim")
+    kind = "exact" if exact else "at most"
+    return {f"test -log p(x | y), {unit}, {kind}": str(bootstrap_interval(value, generator=generator))}
+
+
+def evaluate_samples(
+    judge: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, str]:
+    """What `judge`, the course classifier, and the real pictures say of samples (N, 1, 28, 28) with labels (N,).
+
+    Args:
+        judge: the course classifier.
+        images: the samples.
+        labels: what was asked for.
+        generator: of the permutations and resamples.
+        prepare: what the real pictures go through before they are compared with the samples, if anything.
+
+    Returns:
+        By name: the recognised share (of the test half as well), the Frechet distance and its floor, MMD and
+        two-sample test against the test half, and the smallest distance to a training picture beside that of the test
+        half. Intervals are 95 %.
+    """
+    (train, _, _), (test, test_labels, _) = load_animals("train"), load_animals("test")
+    if prepare is not None:
+        train, test = prepare(train), prepare(test)
     drawn, real, floor = (features_of(judge, x) for x in (images, test, train))
     test_of_two = classifier_two_sample_test(drawn, real, generator=generator)
     discrepancy = mmd(drawn, real, generator=generator)
@@ -85,6 +151,7 @@ def evaluate_diffusion(judge: nn.Module, images: Tensor, labels: Tensor, generat
     return {
         "samples": str(len(images)),
         "recognised": str(recognised_share(judge, images, labels)),
+        "recognised of the real test half": str(recognised_share(judge, test, test_labels)),
         "Frechet distance to the test half": str(frechet_distance(drawn, real, generator=generator)),
         "Frechet distance of train to test half": str(frechet_distance(floor, real, generator=generator)),
         "MMD^2 to the test half": f"{discrepancy}, p = {discrepancy.p_value:.3g}",

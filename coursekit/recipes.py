@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
-from coursekit.data import find_data
+from coursekit.data import find_data, load_animals
 from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import muon_and_adamw
@@ -33,11 +34,24 @@ class Recipe:
         build: makes the untrained model.
         fit: keywords for `coursekit.diffusion.fit`, all but the budget and the seed.
         seconds: the budget of `python -m coursekit train` if none is given, for two quiet cores.
+        prepare: from pictures in [-1, 1] to what the model takes for pictures, such as `binarise`; nothing if None.
     """
 
     build: Callable[[], nn.Module]
     fit: dict[str, Any]
     seconds: float
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def pictures(self, split: str) -> tuple[Tensor, Tensor]:
+        """The animals of a half as this model takes them, and their labels.
+
+        Grey pictures stay uint8, which `fit` scales to [-1, 1] batch by batch.
+        """
+        if self.prepare is None:
+            images, labels, _ = load_animals(split, dtype=torch.uint8)
+            return images, labels
+        images, labels, _ = load_animals(split)
+        return self.prepare(images), labels
 
 
 def animals_denoiser() -> Denoiser:

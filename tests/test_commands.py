@@ -1,6 +1,7 @@
 """The commands as a person types them: train, sample, evaluate, and what they say of bad input."""
 
 import json
+import math
 from pathlib import Path
 
 import matplotlib.image
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 from coursekit import recipes
 from coursekit.__main__ import app
 from coursekit.checkpoints import read_tensors, write_tensors
-from coursekit.evaluation import shares
+from coursekit.evaluation import draw_animals, evaluate_likelihood, shares
 
 
 def run(*words: object) -> Result:
@@ -117,7 +118,7 @@ def test_wrong_kinds_of_files_are_refused(trained: Path, tmp_path: Path) -> None
     recipes.save(tmp_path / "c.safetensors", "classifier", recipes.RECIPES["classifier"].build())
     result = run("sample", tmp_path / "c.safetensors", "--out", tmp_path / "a.png")
     assert result.exit_code == 2
-    assert "must hold a model of recipe diffusion, got 'classifier'" in result.output
+    assert "model must draw pictures, got a ConvClassifier" in result.output
     write_tensors(tmp_path / "d.safetensors", {"w": torch.ones(1)}, {"recipe": "diffusion"})
     assert "weights of another version" in run("evaluate", tmp_path / "d.safetensors").output
     write_tensors(tmp_path / "e.safetensors", {"w": torch.ones(1)}, {})
@@ -127,3 +128,35 @@ def test_wrong_kinds_of_files_are_refused(trained: Path, tmp_path: Path) -> None
     assert "damaged" in run("sample", tmp_path / "cut.safetensors", "--out", tmp_path / "a.png").output
     with pytest.raises(ValueError, match="name must be one of"):
         recipes.save(tmp_path / "f", "gan", recipes.RECIPES["classifier"].build())
+
+
+def test_settings_of_diffusion_are_refused_for_other_models(trained: Path) -> None:
+    class Blank(torch.nn.Module):
+        def sample(self, n, y, generator):
+            return torch.full((n, 1, 28, 28), 2.0)
+
+    y, generator = shares(7), torch.Generator()
+    assert torch.equal(draw_animals(Blank(), y, generator, batch_size=3), torch.ones(7, 1, 28, 28))
+    with pytest.raises(ValueError, match="guidance can be set for diffusion only, not for Blank"):
+        draw_animals(Blank(), y, generator, guidance=2.0)
+    with pytest.raises(ValueError, match="model must draw pictures, got a ConvClassifier"):
+        draw_animals(recipes.load_released("classifier"), y, generator)
+
+
+def test_likelihoods_are_in_the_unit_of_the_pictures_and_bounds_are_called_bounds() -> None:
+    class Coin(torch.nn.Module):
+        def log_prob(self, x, y):
+            return torch.full((len(x),), -784 * math.log(2)) - y
+
+    class Bound(torch.nn.Module):
+        def log_prob_bound(self, x, y):
+            return torch.full((len(x),), -784 * math.log(2)) - y
+
+    images, y, generator = torch.ones(4, 1, 28, 28), torch.zeros(4), torch.Generator()
+    ((name, value),) = evaluate_likelihood(Coin(), images, y, generator).items()
+    assert name == "test -log p(x | y), nats, exact"
+    assert value.startswith("543.4")
+    ((name, value),) = evaluate_likelihood(Bound(), images.mul(200).byte(), y, generator).items()
+    assert name == "test -log p(x | y), bits/dim, at most"
+    assert value.startswith("1 ")
+    assert evaluate_likelihood(torch.nn.Identity(), images, y, generator) == {}

@@ -2,8 +2,20 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from coursekit.networks import MLP, Attention, ResidualBlock, TimeEmbedding, TimeMLP, UNet
+from coursekit.networks import (
+    MLP,
+    Attention,
+    MaskedLinear,
+    MaskedMLP,
+    ResidualBlock,
+    TimeEmbedding,
+    TimeMLP,
+    UNet,
+    autoregressive_masks,
+)
 
 
 def batch(n: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,6 +85,56 @@ def test_attention_ignores_the_order_of_places() -> None:
     torch.testing.assert_close(
         attention(shuffled).flatten(2), attention(x).flatten(2)[:, :, order], rtol=1e-4, atol=1e-5
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), D=st.integers(1, 9), hidden=st.lists(st.integers(1, 24), max_size=3))
+def test_masked_outputs_see_what_comes_before_and_nothing_else(data: st.DataObject, D: int, hidden: list[int]) -> None:
+    """Over all paths: never a later variable, always the context; all earlier variables if layers are wide enough."""
+    order, context = data.draw(st.permutations(range(D))), data.draw(st.integers(0, 2))
+    reach = torch.eye(D + context)
+    for mask in autoregressive_masks(order, hidden, outputs=2, context=context):
+        reach = (mask.float() @ reach).clamp(max=1)
+    place = torch.tensor(order).argsort()
+    earlier = place[None, :] < place[:, None]
+    seen = reach.view(D, 2, D + context).bool()
+    assert torch.equal(seen[:, 0], seen[:, 1])
+    assert not bool((seen[:, 0, :D] & ~earlier).any())
+    assert bool(seen[..., D:].all())
+    if all(width >= D for width in hidden):
+        assert torch.equal(seen[:, 0, :D], earlier)
+
+
+def test_masked_perceptron_is_autoregressive_by_autograd() -> None:
+    order = [3, 1, 0, 2]
+    network = MaskedMLP(order, [32, 32], outputs=3, context=2).double()
+    jacobian = torch.autograd.functional.jacobian(network, torch.randn(6).double()).view(4, 3, 6)
+    place = torch.tensor(order).argsort()
+    assert torch.equal((jacobian[..., :4] != 0).all(1), place[None, :] < place[:, None])
+    assert bool((jacobian[..., 4:] != 0).all())
+
+
+def test_masked_weights_start_within_what_the_output_sees() -> None:
+    layer = MaskedLinear(torch.arange(1000)[None, :] < torch.tensor([[1], [10], [1000]]))
+    kept = (layer.weight * layer.mask).abs().max(dim=1).values
+    assert bool((kept <= torch.tensor([1.0, 0.1**0.5, 0.001**0.5]) + 1e-6).all())
+    assert kept[2].item() > 0.9 * 0.001**0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: autoregressive_masks([0, 2], [4]),
+        lambda: autoregressive_masks([], [4]),
+        lambda: autoregressive_masks([0, 1], [0]),
+        lambda: autoregressive_masks([0, 1], [4], outputs=0),
+        lambda: autoregressive_masks([0, 1], [4], context=-1),
+        lambda: MaskedLinear(torch.ones(3)),
+    ],
+)
+def test_impossible_masks_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=r"order|hidden|mask"):
+        make()
 
 
 @pytest.mark.parametrize(
