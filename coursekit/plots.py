@@ -8,7 +8,7 @@ figure of its own; `show` is how a figure leaves a cell, with its description fo
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -18,12 +18,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 # Okabe and Ito 2008, ordered so that neighbours differ most; yellow, too pale for lines, comes last.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 TWO_CLASSES = LinearSegmentedColormap.from_list("two_classes", ["#7FB8D8", "#FFFFFF", "#F2CF80"])
+TINT = "#F2CF80"
 PAGE_DPI, FILE_DPI = 96, 144
 LETTER = 0.105  # inches, a letter of 12 points
 
@@ -74,11 +76,13 @@ def show(fig: Figure, alt: str) -> None:
     if len(alt.split()) < 4:
         raise ValueError(f"alt must describe the figure in a sentence, got {alt!r}")
     png = io.BytesIO()
-    fig.savefig(png, format="png", dpi=FILE_DPI, facecolor="white", metadata={"Software": None})
+    trimmed = {"bbox_inches": "tight", "pad_inches": 0.08}
+    fig.savefig(png, format="png", dpi=FILE_DPI, facecolor="white", metadata={"Software": None}, **trimmed)
     plt.close(fig)
     from IPython.display import display  # of the extra `lab`; drawing to files needs none
 
-    display(_Picture(png.getvalue(), " ".join(alt.split()), round(fig.get_figwidth() * PAGE_DPI)))
+    pixels = int.from_bytes(png.getvalue()[16:20], "big")  # the width in a PNG's first chunk
+    display(_Picture(png.getvalue(), " ".join(alt.split()), round(pixels * PAGE_DPI / FILE_DPI)))
 
 
 def image_grid(
@@ -264,6 +268,42 @@ def confusion(ax: Axes, counts: ArrayLike, names: Sequence[str]) -> None:
     ax.set(xlabel="predicted", ylabel="true")
     plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", rotation=0)
+
+
+def graph(
+    ax: Axes,
+    places: Mapping[str, tuple[float, float]],
+    arrows: Sequence[tuple[str, str]],
+    shaded: Sequence[str] = (),
+    radius: float = 0.42,
+) -> None:
+    """A small directed graph: variables as discs with their names inside, arrows from parent to child.
+
+    Args:
+        ax: where to draw; its frame is removed and its units become equal.
+        places: the centre of each variable's disc, by name.
+        arrows: pairs (parent, child) of names.
+        shaded: the variables that are observed: their discs are filled.
+        radius: of a disc, in the units of the places.
+
+    Example:
+        >>> fig, ax = plt.subplots()
+        >>> graph(ax, {"x": (0, 0), "y": (2, 0)}, [("x", "y")])
+        >>> len(ax.patches)
+        2
+    """
+    for name, (x, y) in places.items():
+        fill = TINT if name in shaded else "white"
+        ax.add_patch(Circle((x, y), radius, facecolor=fill, edgecolor="black", linewidth=1.6, zorder=2))
+        ax.text(x, y, name, ha="center", va="center", fontsize=12, zorder=3)
+    for start, end in ((np.array(places[a], float), np.array(places[b], float)) for a, b in arrows):
+        step = (end - start) / np.linalg.norm(end - start) * radius
+        style = {"arrowstyle": "-|>", "mutation_scale": 18, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", end - step, start + step, arrowprops=style | {"color": "black"})
+    centres = np.array(list(places.values()), float)
+    low, high = centres.min(0) - 1.15 * radius, centres.max(0) + 1.15 * radius
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], aspect="equal")
+    ax.spines[:].set_visible(False)
 
 
 @dataclass(frozen=True)

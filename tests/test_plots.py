@@ -56,8 +56,24 @@ def test_show_gives_png_with_alternative_text_and_closes(monkeypatch):
     data, metadata = DisplayFormatter().format(shown[0])
     assert not plt.fignum_exists(fig.number)
     assert data["text/plain"] == "Two curves that cross at one half."
-    assert Image.open(io.BytesIO(data["image/png"])).size == (4 * plots.FILE_DPI, 2 * plots.FILE_DPI)
-    assert metadata["image/png"] == {"alt": "Two curves that cross at one half.", "width": 4 * plots.PAGE_DPI}
+    width, height = Image.open(io.BytesIO(data["image/png"])).size
+    assert width / height == pytest.approx(2, abs=0.1)
+    shown_width = metadata["image/png"].pop("width")
+    assert shown_width == pytest.approx(width * plots.PAGE_DPI / plots.FILE_DPI, abs=0.5)
+    assert metadata["image/png"] == {"alt": "Two curves that cross at one half."}
+
+
+def test_show_trims_empty_margins(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    fig = plt.figure(figsize=(8, 8), layout="none")
+    ax = fig.add_axes((0.25, 0.5, 0.5, 0.25), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.imshow(np.zeros((1, 2)), aspect="auto")
+    plots.show(fig, alt="A dark box in the middle of nothing.")
+    width, height = Image.open(io.BytesIO(shown[0].png)).size
+    assert width == pytest.approx((4 + 0.16) * plots.FILE_DPI, abs=3)
+    assert height == pytest.approx((2 + 0.16) * plots.FILE_DPI, abs=3)
 
 
 def test_show_prints_its_text_where_there_is_no_notebook(capsys):
