@@ -12,6 +12,7 @@ from torch import Tensor
 from coursekit.bayesnet import BernoulliNaiveBayes
 from coursekit.data import load_animals
 from coursekit.exercises import Verdict, ask, compare, correct, exercise, refuse
+from coursekit.pixels import binarise
 
 __all__ = ["change_of_prior", "novelty_score", "posterior_from_table", "softmax_gradient", "two_gaussian_log_odds"]
 
@@ -196,13 +197,13 @@ def novelty_score(answer: Callable) -> Verdict:
 
 def _log_probs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """log p(x) of naive Bayes for training pictures, test pictures, noise, and pictures near its most likely one."""
-    x, y, names = load_animals("train", classes=("bird", "horse"))
+    images, y, names = load_animals("train", classes=("bird", "horse"))
+    x, test = binarise(images), binarise(load_animals("test", classes=names).images)
     model = BernoulliNaiveBayes(len(names), (1, 28, 28), smoothing=1.0).fit(x, y)
     generator = torch.Generator().manual_seed(5)
     noise = torch.bernoulli(torch.full((200, *model.shape), 0.5), generator=generator) * 2 - 1
     flips = torch.bernoulli(torch.full((200, *model.shape), 0.01), generator=generator)
-    bland = model.logits[1].sign().view(1, *model.shape) * (1 - 2 * flips)
-    test = load_animals("test", classes=names).images
+    bland = binarise(model.logits[1]).view(1, *model.shape) * (1 - 2 * flips)
     known, real, strange, likely = (model.log_prob(pictures).double() for pictures in (x, test, noise, bland))
     return known, real, strange, likely
 
