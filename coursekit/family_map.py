@@ -1,7 +1,8 @@
 """The map of the families: one card for each, with what is fixed in grey dashes and what is learnt in orange.
 
 Eight answers to one question: how does a machine that has seen samples of an unknown p(x) draw another one? A card
-shows where the randomness comes from, what turns it into x, and, at its foot, how the family draws and scores.
+shows where the randomness comes from, what turns it into x, and, at its foot, how the family draws and how it knows
+log p(x).
 All lengths are inches on the page.
 """
 
@@ -25,7 +26,7 @@ WIDTH, HEIGHT = 2.3, 2.62  # of a card
 FIXED = {"color": "0.45", "linestyle": (0, (3, 1.6)), "linewidth": 1.8}
 LEARNT = {"color": COLOURS[3], "linestyle": "-", "linewidth": 2.0}
 FILL = "#FBD9BF"  # the inside of what is learnt
-SCORES = {  # what a family can say about log p(x) of a given picture, and the colour of the band that says so
+LOG_P = {  # what a family can say about log p(x) of a given picture, and the colour of the band that says so
     "exactly": "#007A59",
     "by a bound": COLOURS[0],
     "up to a constant": "#8A3E6D",
@@ -166,7 +167,7 @@ def _energy(ax: Axes, image: Tensor) -> None:
 
 Draw = Callable[[Axes, Tensor], None]
 
-# name, lesson, how it scores, how it draws (two lines), the picture; in the order of the map
+# name, lesson, how it knows log p, how it draws (two lines), the picture; in the order of the map
 CARDS: Sequence[tuple[str, str, str, str, Draw]] = (
     ("Gaussian mixture", "lesson 02", "exactly", "pick a bell,\nthen a point in it", _mixture),
     ("Bayesian network", "lesson 03", "exactly", "one variable\nafter the other", _bayes_net),
@@ -207,13 +208,13 @@ def family_map(image: Tensor) -> Figure:
     return fig
 
 
-def _card(ax: Axes, image: Tensor, name: str, lesson: str, scores: str, draws: str, draw: Draw) -> None:
+def _card(ax: Axes, image: Tensor, name: str, lesson: str, log_p: str, draws: str, draw: Draw) -> None:
     ax.set(xticks=[], yticks=[])
     _text(ax, 0.1, HEIGHT - 0.2, name, fontsize=13, weight="bold", ha="left")
     _text(ax, 0.1, HEIGHT - 0.44, lesson, color="0.35", ha="left")
     draw(ax, image)
     _text(ax, WIDTH / 2, 0.64, f"draws: {draws}", linespacing=1.15)
-    ax.add_patch(Rectangle((0, 0), WIDTH, 0.32, color=SCORES[scores], lw=0))
-    _text(ax, WIDTH / 2, 0.155, f"scores: {scores}", color="white", fontsize=12.5)
+    ax.add_patch(Rectangle((0, 0), WIDTH, 0.32, color=LOG_P[log_p], lw=0))
+    _text(ax, WIDTH / 2, 0.155, f"log p: {log_p}", color="white", fontsize=12.5)
     ax.spines[:].set(visible=True, color="0.75")
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")

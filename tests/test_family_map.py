@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coursekit import plots
-from coursekit.family_map import CARDS, SCORES, family_map
+from coursekit.family_map import CARDS, LOG_P, family_map
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_each_family_of_the_note_has_a_card(figure):
         "Diffusion",
         "Energy-based model",
     }
-    assert {scores for _, _, scores, *_ in CARDS} == set(SCORES)
+    assert {log_p for _, _, log_p, *_ in CARDS} == set(LOG_P)
 
 
 def test_text_stays_inside_its_card_and_can_be_read(figure):

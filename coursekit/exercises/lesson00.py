@@ -82,15 +82,34 @@ def log_density(answer) -> Verdict:
     """Exercise 0.3: (x, a, b) -> log p_X(x), in nats, where x = a z + b and z is standard normal."""
     x = torch.tensor([-1.2, 0.0, 0.7, 2.5], dtype=torch.float64)
     for a, b in ((2.0, 1.0), (0.25, 0.5), (-3.0, 0.5)):
-        value = ask(answer, x, a, b)
+        value = ask(_nan_for_the_log_of_a_negative(answer), x, a, b)
         if a < 0 and _has_nan(value):
-            return refuse(f"your log-density is nan for a = {a}: a density is stretched by |a|, so take log |a|")
+            return refuse(
+                f"your log-density does not exist for a = {a}: a may be negative, and has no logarithm then. A density "
+                "is stretched by |a|, so take log |a|"
+            )
         verdict = compare(
             value, _log_normal((x - b) / a) - math.log(abs(a)), _broken_densities(x, a, b), f"your log p_X for a = {a}"
         )
         if not verdict.passed:
             return verdict
     return correct("log p_X(x) = log p_Z((x - b) / a) - log |a|: where the map stretches, the density falls")
+
+
+def _nan_for_the_log_of_a_negative(answer: object) -> object:
+    """The learner's function, but `math.log` of a negative number gives nan, as `torch.log` does."""
+    if not callable(answer):
+        return answer
+
+    def guarded(x: Tensor, a: float, b: float) -> object:
+        try:
+            return answer(x, a, b)
+        except ValueError:
+            if a < 0:
+                return torch.full_like(x, math.nan)
+            raise
+
+    return guarded
 
 
 def _log_normal(z: Tensor) -> Tensor:
@@ -141,7 +160,7 @@ def half_way(answer) -> Verdict:
             ),
             "0.5 is half of the time; how much noise there is by then depends on the schedule": torch.full((3,), 0.5),
         },
-        what="your times for the cosine, the linear and the rectified schedule",
+        what="your list of times for the cosine, the linear and the rectified schedule",
         why="alpha_t = sigma_t where the log-SNR is 0: after a quarter of the time on the linear schedule, near the "
         "middle on the other two",
         rtol=0.0,

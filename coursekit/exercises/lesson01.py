@@ -22,8 +22,11 @@ def posterior_from_table(answer: Callable) -> Verdict:
     """Exercise 1.1: joint table (values of x, classes) -> P(y | x), a table of the same shape."""
     joint = torch.tensor([[0.08, 0.02], [0.30, 0.10], [0.05, 0.45]], dtype=torch.float64)
     p_x, p_y = joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)
+    result = ask(_explaining_lost_axes(answer), joint)
+    if isinstance(result, Verdict):
+        return result
     return compare(
-        ask(answer, joint),
+        result,
         joint / p_x,
         mistakes={
             "your columns sum to 1: that is P(x | y), each column divided by the class share; P(y | x) divides each "
@@ -38,6 +41,25 @@ def posterior_from_table(answer: Callable) -> Verdict:
         what="your table",
         why="each row is divided by its sum P(x), so each row of P(y | x) sums to 1",
     )
+
+
+def _explaining_lost_axes(answer: object) -> object:
+    """The learner's function, but shapes that do not fit become a verdict that says why."""
+    if not callable(answer):
+        return answer
+
+    def guarded(joint: Tensor) -> object:
+        try:
+            return answer(joint)
+        except RuntimeError as error:
+            if "must match the size" not in str(error):
+                raise
+            return refuse(
+                "the shapes do not fit. P(x) is one number for each row, but a sum over the columns drops their axis: "
+                "its shape (3,) meets the 2 columns of the table. With keepdim=True it is (3, 1)"
+            )
+
+    return guarded
 
 
 @exercise
@@ -56,6 +78,11 @@ def softmax_gradient(answer: Callable) -> Verdict:
         "your error is logits minus labels: the softmax is missing": (x @ weight.T - target).T @ x / len(x),
         "your probabilities come from sigmoids: here the classes share one softmax": (
             (x @ weight.T).sigmoid() - target
+        ).T
+        @ x
+        / len(x),
+        "your softmax runs over the pictures: over the classes, dim=1, the probabilities of a picture sum to 1": (
+            (x @ weight.T).softmax(dim=0) - target
         ).T
         @ x
         / len(x),

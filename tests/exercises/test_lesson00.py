@@ -63,13 +63,15 @@ WRONG = [
     ("log_density", lambda x, a, b: (log_normal((x - b) / a) - math.log(abs(a))).exp(), "not its logarithm"),
     ("log_density", lambda x, a, b: -0.5 * ((x - b) / a) ** 2 - math.log(abs(a)), "normalising constant"),
     ("log_density", lambda x, a, b: log_normal((x - b) / a) - torch.tensor(a).log(), r"take log \|a\|"),
-    ("log_density", lambda x, a, b: log_normal((x - b) / a) - math.log(a), "raised ValueError"),
+    ("log_density", lambda x, a, b: log_normal((x - b) / a) - math.log(a), r"a may be negative.*take log \|a\|"),
+    ("log_density", lambda x, a, b: math.log(-a), "raised ValueError"),
     ("half_way", lambda schedule: 0.5, "half of the time"),
     ("half_way", lambda schedule: bisect(schedule, lambda a, s: a - 0.5), "alpha_t = 1/2"),
     ("half_way", lambda schedule: bisect(schedule, lambda a, s: 0.5 - s), "sigma_t = 1/2"),
     ("half_way", lambda schedule: bisect(schedule, lambda a, s: a**2 - 0.5), r"alpha_t\^2 = 1/2"),
     ("half_way", lambda schedule: schedule.time(1.0), "log-SNR is 1"),
     ("half_way", lambda schedule: torch.zeros(3), "cannot be checked: RuntimeError"),
+    ("half_way", lambda schedule: 0.9, "your list of times for .* is too large"),
 ]
 
 

@@ -125,6 +125,7 @@ MISTAKES = [
     (check.drawn_variance, (lambda T: variance_after(T, lambda a, b, c: b**2), STEPS), "left out a_k"),
     (check.drawn_variance, (lambda T: variance_after(T) ** 0.5, STEPS), "standard deviation"),
     (check.drawn_variance, (lambda T: variance_after(T) / 0.25 - 1, STEPS), "not the variance itself"),
+    (check.drawn_variance, (lambda T: variance_after(T) + 0.001, STEPS), "after T = 5 steps is too large"),
     (check.drawn_variance, (variance_after, 100), "still 12"),
     (check.drawn_variance, (variance_after, 1000), "not the smallest"),
     (check.drawn_variance, (variance_after, 285.5), "positive int"),
@@ -142,6 +143,13 @@ def test_mistake_is_named(exercise, answers, said):
     verdict = exercise(*answers)
     assert verdict.status == "not yet"
     assert said in verdict.message
+
+
+def test_an_answer_found_in_float32_is_told_the_exact_one():
+    assert abs(variance_after(STEPS) / 0.25 - 1) < 0.05 < abs(variance_after(STEPS - 1) / 0.25 - 1)
+    verdict = check.drawn_variance(variance_after, STEPS - 1)
+    assert verdict.passed
+    assert f"{STEPS} steps are the first" in verdict.message
 
 
 @pytest.mark.parametrize("exercise", SOLUTIONS, ids=lambda exercise: exercise.__name__)
