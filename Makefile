@@ -2,7 +2,7 @@
 # make lab       open the lessons in JupyterLab
 # make test      what CI runs: ruff, unit tests, doctests, every notebook compared with its outputs
 # make refresh   execute the lessons in place: the only way that committed outputs change
-# make bench     time the machinery around the network against diffusers
+# make bench     time schedules, mixtures and flows against other libraries
 # make clean     remove build/ and caches; make clean-all removes the environment too
 #
 # The first call makes .venv from constraints.txt. Later calls need no network.
@@ -43,10 +43,12 @@ notebooks: $(STAMP)
 refresh: $(STAMP)
 	$(PY) -m coursekit lessons --refresh
 
-# The one command that installs something more: diffusers, to compare with.
+# The one command that installs something more: the libraries to compare with.
 bench: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.schedulers
+	$(PY) -m benchmarks.mixtures
+	$(PY) -m benchmarks.flows
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
