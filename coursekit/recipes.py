@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coursekit.bayesnet import PixelCNN
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
 from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import muon_and_adamw
+from coursekit.flows import image_flow
 from coursekit.networks import UNet
+from coursekit.pixels import DiscretisedLogistics, binarise
 
 __all__ = ["RECIPES", "Recipe", "load", "load_released", "save"]
 
@@ -58,6 +61,19 @@ def animals_denoiser() -> Denoiser:
     """The course's diffusion model of all ten animals: a U-Net that predicts the velocity on the straight line."""
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
 
+
+PIXELCNN_FIT: dict[str, Any] = {
+    "batch_size": 32,
+    "optimizer": partial(
+        muon_and_adamw, lr=1.5e-2, lr_rest=1e-2, outside=("label", "place", "enter_vertical", "enter_horizontal", "out")
+    ),
+    "warmup": 50,
+    "decay": 0.5,
+    "ema_half_life": 300.0,
+    "ema_ramp": 0.08,
+    "augment": mirror,
+    "clip": None,
+}
 
 RECIPES: dict[str, Recipe] = {
     "diffusion": Recipe(
@@ -99,6 +115,22 @@ RECIPES: dict[str, Recipe] = {
             "augment": random_affine,
         },
         seconds=180,
+    ),
+    "pixelcnn": Recipe(lambda: PixelCNN(channels=32, num_classes=10), PIXELCNN_FIT, seconds=600, prepare=binarise),
+    "pixelcnn-levels": Recipe(
+        lambda: PixelCNN(DiscretisedLogistics(), channels=32, num_classes=10), PIXELCNN_FIT, seconds=600
+    ),
+    "flow": Recipe(
+        image_flow,
+        {
+            "batch_size": 64,
+            "lr": 2e-3,
+            "warmup": 100,
+            "decay": 0.5,
+            "ema_half_life": 200.0,
+            "augment": mirror,
+        },
+        seconds=900,
     ),
 }
 """Every model that `python -m coursekit train` can make, by name."""

@@ -14,17 +14,19 @@ Reference: Bishop, Pattern Recognition and Machine Learning, 2006, section 8.2.2
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from coursekit.bayesnet.base import LabelledDensity
 
 __all__ = ["BernoulliNaiveBayes", "GaussianNaiveBayes", "NaiveBayes"]
 
 
-class NaiveBayes(nn.Module, ABC):
+class NaiveBayes(LabelledDensity):
     """What both models share: everything that follows from the joint density.
 
     Args:
@@ -36,16 +38,11 @@ class NaiveBayes(nn.Module, ABC):
         ValueError: If `smoothing` is negative.
     """
 
-    log_prior: Tensor
-
     def __init__(self, num_classes: int, shape: int | Sequence[int], smoothing: float) -> None:
-        super().__init__()
+        super().__init__(shape, num_classes)
         if smoothing < 0:
             raise ValueError(f"smoothing must be at least 0, got {smoothing}")
-        self.num_classes = num_classes
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self.smoothing = smoothing
-        self.register_buffer("log_prior", torch.full((num_classes,), -math.log(num_classes)))
 
     @abstractmethod
     def _log_likelihoods(self, features: Tensor, observed: Tensor) -> Tensor:
@@ -56,24 +53,19 @@ class NaiveBayes(nn.Module, ABC):
         """E[x | y], (C, D)."""
 
     @abstractmethod
-    def _sample_given(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw x given labels (N,), (N, D)."""
 
-    def _flatten(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"x must have shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        return x.flatten(1)
-
-    def _count(self, y: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """One-hot labels (N, C) and the count of each class (C,); sets the prior."""
-        if y.min() < 0 or y.max() >= self.num_classes:
-            raise ValueError(f"y must lie in 0..{self.num_classes - 1}, got {y.min()}..{y.max()}")
-        one_hot = F.one_hot(y, self.num_classes).to(like)
+    def _count(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (N, D), one-hot labels (N, C) and the count of each class (C,); sets the prior."""
+        self._check(x, y)
+        x = x.flatten(1)
+        one_hot = F.one_hot(y, self.num_classes).to(x)
         counts = one_hot.sum(dim=0)
         if (counts == 0).any():
             raise ValueError(f"each class needs an example, got none of {(counts == 0).nonzero()[:, 0].tolist()}")
         self.log_prior = (counts / len(y)).log()
-        return one_hot, counts
+        return x, one_hot, counts
 
     def log_joint(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log p(x, y) of each class, (N, C), in nats.
@@ -82,33 +74,30 @@ class NaiveBayes(nn.Module, ABC):
             x: Points, (N, *shape).
             observed: True where x was observed, (*shape) or (N, *shape); the rest is summed out. All if None.
         """
-        features = self._flatten(x)
+        self._check(x, None)
+        features = x.flatten(1)
         if observed is None:
             mask = torch.ones_like(features[:1], dtype=torch.bool)
         else:
-            mask = observed.reshape(-1, features.shape[1]).to(features.device, torch.bool)
+            mask = observed.reshape(-1, self.dims).to(x.device, torch.bool)
         return self.log_prior + self._log_likelihoods(features, mask)
 
-    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Log p(x), or log p(x | y) when labels (N,) are given: (N,), in nats."""
-        joint = self.log_joint(x)
-        if y is None:
-            return joint.logsumexp(dim=1)
-        return (joint - self.log_prior).gather(1, y[:, None])[:, 0]
+    def _log_prob_given(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.log_joint(x) - self.log_prior).gather(1, y[:, None])[:, 0]
+
+    def _sample_given(self, n: int, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self._draw(y, generator).view(n, *self.shape)
 
     def loss(self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Mean of -log p(x, y), or of -log p(x) without labels: a scalar in nats. `fit` minimises it exactly."""
         if y is None:
             return -self.log_prob(x).mean()
+        self._check(x, y)
         return -self.log_joint(x).gather(1, y[:, None]).mean()
 
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """P(y | observed part of x), (N, C), by Bayes' rule."""
         return self.log_joint(x, observed).softmax(dim=1)
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Most probable class, (N,)."""
-        return self.log_joint(x).argmax(dim=1)
 
     def fill_in(self, x: Tensor, observed: Tensor) -> Tensor:
         """Replace what was not observed by its expectation given the rest, sum_y P(y | observed) E[x | y].
@@ -120,19 +109,12 @@ class NaiveBayes(nn.Module, ABC):
         expected = (self.posterior(x, observed) @ self._means()).view_as(x)
         return torch.where(observed.to(x.device, torch.bool), x, expected)
 
-    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n points, (n, *shape), by ancestral sampling: first y (unless given, (n,)), then x given y."""
-        if y is None:
-            y = torch.multinomial(self.log_prior.exp(), n, replacement=True, generator=generator)
-        elif len(y) != n:
-            raise ValueError(f"y must hold n = {n} labels, got {len(y)}")
-        return self._sample_given(y, generator).view(n, *self.shape)
-
 
 class BernoulliNaiveBayes(NaiveBayes):
-    """Naive Bayes on binary features: a feature is on where x > 0, so both {0, 1} and {-1, 1} are read.
+    """Naive Bayes on binary features, written {-1, 1} or {0, 1}; other values are refused.
 
-    Samples and expectations are in [-1, 1], like the course's pictures.
+    Grey pictures go through `coursekit.pixels.binarise` first. Samples and expectations are in [-1, 1], like the
+    course's pictures.
 
     Args:
         num_classes: Number of classes C.
@@ -153,9 +135,14 @@ class BernoulliNaiveBayes(NaiveBayes):
         self.register_buffer("logits", torch.zeros(num_classes, math.prod(self.shape)))
 
     def fit(self, x: Tensor, y: Tensor) -> BernoulliNaiveBayes:
-        """Estimate P(y) and P(x_d on | y) = (on + smoothing) / (count + 2 smoothing) from (N, *shape), (N,)."""
-        on = (self._flatten(x) > 0).to(x.dtype)
-        one_hot, counts = self._count(y, like=x)
+        """Estimate P(y) and P(x_d on | y) = (on + smoothing) / (count + 2 smoothing) from (N, *shape), (N,).
+
+        Raises:
+            ValueError: If x is not binary, a label is out of range, or a class has no example.
+        """
+        features, one_hot, counts = self._count(x, y)
+        _check_binary(features)
+        on = (features > 0).to(x.dtype)
         ons = one_hot.T @ on  # (C, D)
         weight_on, weight_off = ons + self.smoothing, counts[:, None] - ons + self.smoothing
         least = torch.finfo(x.dtype).tiny  # without smoothing "never" is very improbable instead of -inf
@@ -163,6 +150,7 @@ class BernoulliNaiveBayes(NaiveBayes):
         return self
 
     def _log_likelihoods(self, features: Tensor, observed: Tensor) -> Tensor:
+        _check_binary(torch.where(observed, features, 1))
         on = (features > 0) & observed
         off = (features <= 0) & observed
         log_on, log_off = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)  # (C, D)
@@ -171,7 +159,7 @@ class BernoulliNaiveBayes(NaiveBayes):
     def _means(self) -> Tensor:
         return 2 * self.logits.sigmoid() - 1
 
-    def _sample_given(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         return 2 * torch.bernoulli(self.logits.sigmoid()[y], generator=generator) - 1
 
 
@@ -204,8 +192,7 @@ class GaussianNaiveBayes(NaiveBayes):
         Raises:
             ValueError: If a feature is constant within a class and `smoothing` is 0.
         """
-        features = self._flatten(x)
-        one_hot, counts = self._count(y, like=features)
+        features, one_hot, counts = self._count(x, y)
         self.mean = one_hot.T @ features / counts[:, None]
         squares = (features - self.mean[y]) ** 2
         floor = self.smoothing * features.var(dim=0, correction=0).max()
@@ -227,7 +214,17 @@ class GaussianNaiveBayes(NaiveBayes):
     def _means(self) -> Tensor:
         return self.mean
 
-    def _sample_given(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         mean = self.mean[y]
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + self.variance[y].sqrt() * noise
+
+
+def _check_binary(x: Tensor) -> None:
+    """Refuse what is neither in {-1, 1} nor in {0, 1}; on an accelerator nothing is looked at."""
+    if x.device.type == "cpu" and not ((x.abs() == 1).all() or ((x == 0) | (x == 1)).all()):
+        wrong = x[(x != 1) & (x != 0)] if (x == 0).any() else x[x.abs() != 1]
+        raise ValueError(
+            "x must be binary, {-1, 1} or {0, 1} throughout (see coursekit.pixels.binarise), "
+            f"got {wrong[0].item():g}" + (" beside 0" if (x == 0).any() else "")
+        )
