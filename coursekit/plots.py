@@ -295,7 +295,7 @@ def graph(
     for name, (x, y) in places.items():
         fill = TINT if name in shaded else "white"
         ax.add_patch(Circle((x, y), radius, facecolor=fill, edgecolor="black", linewidth=1.6, zorder=2))
-        ax.text(x, y, name, ha="center", va="center", fontsize=12, zorder=3)
+        ax.text(x, y, name, ha="center", va="center", fontsize=14, zorder=3)
     for start, end in ((np.array(places[a], float), np.array(places[b], float)) for a, b in arrows):
         step = (end - start) / np.linalg.norm(end - start) * radius
         style = {"arrowstyle": "-|>", "mutation_scale": 18, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
