@@ -198,6 +198,22 @@ def test_losses_and_confusion_draw():
     assert [text.get_text() for text in right.texts] == ["3", "1", "0", "4"]
 
 
+def test_a_graph_has_its_discs_and_arrows_in_sight():
+    _, ax = plt.subplots()
+    places = {"fox": (0.0, 0.0), "dog": (3.0, 4.0), "geese": (-2.0, 4.0)}
+    plots.graph(ax, places, [("fox", "dog"), ("geese", "dog")], shaded=["dog"], radius=0.5)
+    assert [text.get_text() for text in ax.texts if text.get_text()] == list(places)
+    discs = dict(zip(places, ax.patches, strict=True))
+    assert [name for name, disc in discs.items() if disc.get_facecolor()[:3] != (1, 1, 1)] == ["dog"]
+    arrow = next(text for text in ax.texts if not text.get_text())  # fox -> dog, from rim to rim
+    assert arrow.xyann == pytest.approx((0.3, 0.4))
+    assert arrow.xy == pytest.approx((2.7, 3.6))
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    for disc in discs.values():
+        assert left < disc.center[0] - 0.5 < disc.center[0] + 0.5 < right
+        assert low < disc.center[1] - 0.5 < disc.center[1] + 0.5 < high
+
+
 def test_the_same_figure_gives_the_same_bytes():
     def png():
         buffer = io.BytesIO()

@@ -57,7 +57,7 @@ PICTURE_LAYERS: dict[str, Callable[[], flows.Bijection]] = {
     "split": lambda: flows.Split(flows.Compose([flows.Squeeze(), flows.InvertibleConv1x1(8), flows.Unsqueeze()])),
     "affine coupling": lambda: flows.AffineCoupling(flows.halves(4), network=conv(2, 4)),
     "spline coupling": lambda: flows.SplineCoupling(flows.alternating(4), network=conv(2, 2 * 11), bins=4),
-    "sigmoid": flows.Sigmoid,
+    "sigmoid": lambda: flows.Sigmoid(margin=0.1),
 }
 """Layers of pictures (N, 4, 4, 4), by name."""
 
