@@ -225,7 +225,7 @@ def merging_log_snr(answer: Callable) -> Verdict:
             "you let the whole distance 2 a stand against one deviation": -torch.log(4 * a**2 - s**2),
         },
         what="your log-SNR",
-        why="the hills merge when alpha a = sqrt(alpha^2 s^2 + sigma^2): there a sample still has both sides open",
+        why="the hills merge when alpha a = sqrt(alpha^2 s^2 + sigma^2): at noisier times p_t has one summit",
     )
 
 
