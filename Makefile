@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.schedulers
 	$(PY) -m benchmarks.mixtures
+	$(PY) -m benchmarks.autoregressive
 	$(PY) -m benchmarks.flows
 
 clean:
