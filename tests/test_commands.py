@@ -13,7 +13,10 @@ from typer.testing import CliRunner, Result
 from coursekit import recipes
 from coursekit.__main__ import app
 from coursekit.checkpoints import read_tensors, write_tensors
-from coursekit.evaluation import draw_animals, evaluate_likelihood, shares
+from coursekit.data import from_pixels, load_animals
+from coursekit.evaluation import draw_animals, evaluate_likelihood, evaluate_samples, shares
+from coursekit.metrics import recognised_share
+from coursekit.pixels import binarise
 
 
 def run(*words: object) -> Result:
@@ -150,6 +153,8 @@ def test_likelihoods_are_in_the_unit_of_the_pictures_and_bounds_are_called_bound
 
     class Bound(torch.nn.Module):
         def log_prob_bound(self, x, y):
+            assert x.is_floating_point()
+            assert x.abs().max() <= 1
             return torch.full((len(x),), -784 * math.log(2)) - y
 
     images, y, generator = torch.ones(4, 1, 28, 28), torch.zeros(4), torch.Generator()
@@ -160,3 +165,23 @@ def test_likelihoods_are_in_the_unit_of_the_pictures_and_bounds_are_called_bound
     assert name == "test -log p(x | y), bits/dim, at most"
     assert value.startswith("1 ")
     assert evaluate_likelihood(torch.nn.Identity(), images, y, generator) == {}
+
+
+def test_a_recipe_hands_out_the_pictures_that_its_model_takes() -> None:
+    grey = load_animals("test")
+    black_white, labels = recipes.RECIPES["pixelcnn"].pictures("test")
+    assert torch.equal(black_white, binarise(grey.images))
+    assert torch.equal(labels, grey.labels)
+    raw, _ = recipes.RECIPES["flow"].pictures("test")
+    assert torch.equal(from_pixels(raw), grey.images)
+
+
+def test_samples_are_compared_with_pictures_prepared_in_the_same_way() -> None:
+    """Copies of prepared training pictures are caught, and the judge sees prepared test pictures."""
+    judge = recipes.load_released("classifier")
+    images, y = recipes.RECIPES["pixelcnn"].pictures("train")
+    first = torch.arange(0, len(y), len(y) // 200)
+    numbers = evaluate_samples(judge, images[first], y[first], torch.Generator().manual_seed(0), binarise)
+    assert numbers["distance to the nearest training picture, smallest and median"] == "0.00, 0.00"
+    black_white = recognised_share(judge, *recipes.RECIPES["pixelcnn"].pictures("test"))
+    assert numbers["recognised of the real test half"] == str(black_white)

@@ -49,6 +49,7 @@ def test_tails_keep_their_digits_in_single_precision():
     [
         (Bernoulli(), [0.8], torch.tensor([-1.0, 1.0], dtype=torch.float64)),
         (DiscretisedLogistics(2), [0.0, 1.0, -1.0, 0.4, -1.5, -2.5], LEVELS),
+        (DiscretisedLogistics(3), [0.0, 1.5, -1.0, -1.0, 0.4, 0.8, -1.5, -2.5, -4.0], LEVELS),
     ],
 )
 def test_samples_have_the_probabilities_that_log_prob_gives(head, parameters, values):
