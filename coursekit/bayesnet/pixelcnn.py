@@ -32,11 +32,8 @@ from coursekit.pixels import PixelDistribution
 
 __all__ = ["PixelCNN"]
 
-ABOVE, ASIDE, LEFT = (
-    3,
-    3,
-    4,
-)  # what the first layer sees: rows above, columns to either side of them, pixels to the left
+ABOVE, ASIDE, LEFT = 3, 3, 4
+"""What the first layer sees: rows above, columns to either side of them, pixels to the left."""
 
 
 class GatedLayer(nn.Module):

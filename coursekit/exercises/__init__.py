@@ -36,7 +36,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Verdict", "ask", "compare", "correct", "exercise", "refuse"]
+__all__ = ["Verdict", "ask", "compare", "correct", "exercise", "first_refusal", "parts", "refuse"]
 
 Status = Literal["not tried yet", "correct", "not yet"]
 
@@ -81,6 +81,32 @@ def correct(why: str) -> Verdict:
 def refuse(why: str) -> Verdict:
     """The verdict on a wrong answer: say what is wrong and why."""
     return Verdict("not yet", why)
+
+
+def first_refusal(*verdicts: Verdict, praise: str) -> Verdict:
+    """The first verdict that is not "correct", or praise.
+
+    Example:
+        >>> first_refusal(correct("the mean"), refuse("the variance is halved"), praise="both agree")
+        not yet: the variance is halved
+    """
+    return next((verdict for verdict in verdicts if not verdict.passed), correct(praise))
+
+
+def parts(result: object, names: tuple[str, ...]) -> tuple:
+    """The values that an answer returns together.
+
+    Raises:
+        ValueError: if they are not as many as there are names; `exercise` turns that into a verdict.
+
+    Example:
+        >>> parts([1.0, 2.0], ("mean", "variance"))
+        (1.0, 2.0)
+    """
+    if not isinstance(result, tuple | list) or len(result) != len(names):
+        found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
+        raise ValueError(f"return {len(names)} values ({', '.join(names)}), got {found}")
+    return tuple(result)
 
 
 def exercise(check: Callable[..., Verdict]) -> Callable[..., Verdict]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from coursekit.exercises import Verdict, ask, compare, correct, exercise, refuse
+from coursekit.exercises import Verdict, ask, compare, exercise, first_refusal, parts, refuse
 
 __all__ = ["blind_share", "count_numbers", "made_masks", "two_causes", "weight_of_edge"]
 
@@ -56,12 +56,12 @@ def two_causes(answer: Callable) -> Verdict:
     """Exercise 3.2: (p_fox, p_storm, barks (2, 2)) -> P(fox | dog), P(fox | dog, storm)."""
     p_fox, p_storm = torch.tensor(0.15, **FLOAT), torch.tensor(0.3, **FLOAT)
     barks = torch.tensor([[0.05, 0.6], [0.7, 0.95]], **FLOAT)
-    dog, both = _parts(ask(answer, p_fox, p_storm, barks), ("P(fox | dog)", "P(fox | dog, storm)"))
+    dog, both = parts(ask(answer, p_fox, p_storm, barks), ("P(fox | dog)", "P(fox | dog, storm)"))
     table = _causes(p_fox, p_storm, barks)
     given_dog, given_both = table[1].sum() / table.sum(), table[1, 1] / table[:, 1].sum()
     turned, quiet = _causes(p_fox, p_storm, barks.T), _causes(p_fox, p_storm, 1 - barks)
     flat = barks * torch.stack([1 - p_fox, p_fox])[:, None]  # the storms not weighted
-    return _first_refusal(
+    return first_refusal(
         compare(
             dog,
             given_dog,
@@ -155,10 +155,10 @@ def _information(joint: Tensor) -> Tensor:
 def made_masks(answer: Callable) -> Verdict:
     """Exercise 3.4: order (D,), degrees (units,) -> masks (units, D) and (D, units)."""
     order, degrees = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([1, 4, 2, 3, 1, 2])
-    into, out = _parts(ask(answer, order, degrees), ("into the hidden layer", "out of it"))
+    into, out = parts(ask(answer, order, degrees), ("into the hidden layer", "out of it"))
     place, wrong = order.argsort() + 1, order + 1
     late = place - 1
-    return _first_refusal(
+    return first_refusal(
         compare(
             _as_numbers(into),
             _ge(degrees, place),
@@ -253,20 +253,3 @@ def _unseen(bought: int, border: int = 0) -> int:
         for a in range(1, SIDE)
         for c in range(SIDE)
     )
-
-
-def _parts(result: object, names: tuple[str, ...]) -> tuple:
-    """The values that an answer returns together.
-
-    Raises:
-        ValueError: if they are not as many as there are names.
-    """
-    if not isinstance(result, tuple | list) or len(result) != len(names):
-        found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
-        raise ValueError(f"return {len(names)} values ({', '.join(names)}), got {found}")
-    return tuple(result)
-
-
-def _first_refusal(*verdicts: Verdict, praise: str) -> Verdict:
-    """The first verdict that is not "correct", or praise."""
-    return next((verdict for verdict in verdicts if not verdict.passed), correct(praise))

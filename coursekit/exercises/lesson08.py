@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coursekit.diffusion.schedules import Cosine
-from coursekit.exercises import Verdict, ask, compare, correct, exercise, refuse
+from coursekit.exercises import Verdict, ask, compare, exercise, first_refusal, parts, refuse
 
 __all__ = ["linear_alpha_betas", "posterior_tables", "rectified_time", "shifted_cosine", "two_steps"]
 
@@ -19,9 +19,9 @@ __all__ = ["linear_alpha_betas", "posterior_tables", "rectified_time", "shifted_
 def two_steps(answer: Callable) -> Verdict:
     """Exercise 8.1: (beta_1, beta_2) -> the factor of x_0 in x_2 and the variance of x_2 given x_0."""
     first, second = (torch.tensor(beta, dtype=torch.float64) for beta in ([0.1, 0.3, 0.02], [0.2, 0.05, 0.5]))
-    factor, variance = _parts(ask(answer, first, second), ("factor", "variance"))
+    factor, variance = parts(ask(answer, first, second), ("factor", "variance"))
     kept = (1 - first) * (1 - second)
-    return _first_refusal(
+    return first_refusal(
         compare(
             factor,
             kept.sqrt(),
@@ -75,11 +75,11 @@ def rectified_time(answer: Callable) -> Verdict:
 def posterior_tables(answer: Callable) -> Verdict:
     """Exercise 8.3: beta (T,) -> a, b, v (T,) of q(x_{k-1} | x_k, x_0) = N(a_k x_0 + b_k x_k, v_k I), k = 1..T."""
     beta = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.45, 0.6], dtype=torch.float64)
-    found = dict(zip("abv", _parts(ask(answer, beta), ("a", "b", "v")), strict=True))
+    found = dict(zip("abv", parts(ask(answer, beta), ("a", "b", "v")), strict=True))
     if any(not torch.as_tensor(part).flatten()[:1].isfinite().all() for part in found.values()):
         return _infinite_start(found["v"], beta)
     wanted, mistakes = _posterior(beta)
-    return _first_refusal(
+    return first_refusal(
         *(compare(found[name], wanted[name], mistakes=mistakes[name], what=name) for name in wanted),
         praise="at k = 1 they are 1, 0 and 0: whoever knows x_0 has nothing to guess",
     )
@@ -160,7 +160,7 @@ def shifted_cosine(answer: Callable) -> Verdict:
     The log-SNR is the cosine schedule's plus a constant, and at t_half it is log_snr_half; alpha^2 + sigma^2 = 1.
     """
     t, t_half, wanted = torch.linspace(0.05, 0.95, 7, dtype=torch.float64), 0.4, -3.0
-    alpha, sigma = _parts(ask(answer, t, t_half, wanted), ("alpha", "sigma"))
+    alpha, sigma = parts(ask(answer, t, t_half, wanted), ("alpha", "sigma"))
     start, cosine = Cosine().log_snr(t_half), Cosine().log_snr(t)
     both = [torch.as_tensor(level, dtype=t.dtype) for level in (alpha, sigma)]
     shaped = all(level.shape == t.shape for level in both)
@@ -177,7 +177,7 @@ def shifted_cosine(answer: Callable) -> Verdict:
         "lacks a factor of 2: lambda = 2 log(alpha / sigma), you shifted log(alpha / sigma) by as much": cosine
         + 2 * (wanted - start),
     }
-    return _first_refusal(
+    return first_refusal(
         compare(alpha, torch.sigmoid(log_snr).sqrt(), _levels(mistakes, log_snr, 1), what="your alpha"),
         compare(sigma, torch.sigmoid(-log_snr).sqrt(), _levels(mistakes, log_snr, -1), what="your sigma"),
         praise="the whole curve moves by one constant, and alpha^2 + sigma^2 stays 1",
@@ -193,20 +193,3 @@ def _levels(mistakes: dict[str, Tensor], log_snr: Tensor, sign: int) -> dict[str
             -sign * log_snr
         ).sqrt(),
     }
-
-
-def _parts(result: object, names: tuple[str, ...]) -> tuple:
-    """The values that an answer returns together.
-
-    Raises:
-        ValueError: if they are not as many as there are names.
-    """
-    if not isinstance(result, tuple | list) or len(result) != len(names):
-        found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
-        raise ValueError(f"return {len(names)} values ({', '.join(names)}), got {found}")
-    return tuple(result)
-
-
-def _first_refusal(*verdicts: Verdict, praise: str) -> Verdict:
-    """The first verdict that is not "correct", or praise."""
-    return next((verdict for verdict in verdicts if not verdict.passed), correct(praise))

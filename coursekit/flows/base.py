@@ -13,6 +13,7 @@ Modeling and Inference", 2021, arXiv 1912.02762, eq. 3 to 6.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-class Bijection(nn.Module):
+class Bijection(nn.Module, ABC):
     """A differentiable map with a differentiable inverse and a known Jacobian determinant.
 
     Both directions take N points in a tensor (N, ...) and, if the layer was built for it, a context (N, C). Both
@@ -45,13 +46,13 @@ class Bijection(nn.Module):
 
     stochastic: bool = False
 
+    @abstractmethod
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent z to data x = f(z), with log |det dx/dz|, (N,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data x to latent z = f^{-1}(x), with log |det dz/dx|, (N,)."""
-        raise NotImplementedError
 
 
 class Inverted(Bijection):
