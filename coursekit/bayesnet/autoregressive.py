@@ -121,8 +121,7 @@ class Autoregressive(LabelledDensity):
 
         It is here to show what reuse buys.
         """
-        y = self._draw_labels(self.log_prior.expand(n, -1), generator) if y is None else y
-        self._check_labels(y, n)
+        y = self._given_or_drawn(y, n, generator)
         x = self._blank(n)
         for i in self.order.tolist():
             parameters = self(x, y).flatten(2)[:, :, i, None]

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from coursekit.labels import check_labels, check_num_classes
+
 __all__ = ["LabelledDensity"]
 
 CHUNK = 256  # pictures whose hidden layers are in memory together
@@ -44,8 +46,7 @@ class LabelledDensity(nn.Module, ABC):
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must hold positive numbers, got {shape}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1 or None, got {num_classes}")
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         classes = num_classes or 1
         self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
@@ -111,9 +112,13 @@ class LabelledDensity(nn.Module, ABC):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
+        return self._sample_given(n, self._given_or_drawn(y, n, generator), generator)
+
+    def _given_or_drawn(self, y: Tensor | None, n: int, generator: torch.Generator | None) -> Tensor | None:
+        """The labels that were asked for, or n from the prior; None in a model without labels."""
         y = self._draw_labels(self.log_prior.expand(n, -1), generator) if y is None else y
-        self._check_labels(y, n)
-        return self._sample_given(n, y, generator)
+        check_labels(y, n, self.num_classes)
+        return y
 
     def _draw_labels(self, log_probs: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """One label from each row of (n, C) unnormalised log-probabilities, (n,); None without labels."""
@@ -124,17 +129,5 @@ class LabelledDensity(nn.Module, ABC):
     def _check(self, x: Tensor, y: Tensor | None) -> None:
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x must have shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        self._check_labels(y, len(x))
-
-    def _check_labels(self, y: Tensor | None, n: int) -> None:
-        """On an accelerator the labels' values are not looked at, which would hold up the device."""
-        if y is None:
-            return
-        if self.num_classes is None:
-            raise ValueError("y must be None for a model without labels (num_classes=None)")
-        if y.shape != (n,):
-            raise ValueError(f"y must hold n = {n} labels, got shape {tuple(y.shape)}")
-        if y.dtype.is_floating_point or y.dtype == torch.bool:
-            raise TypeError(f"y must hold whole numbers, got {y.dtype}")
-        if y.device.type == "cpu" and n and (y.min() < 0 or y.max() >= self.num_classes):
-            raise ValueError(f"y must lie in 0..{self.num_classes - 1}, got {y.min()}..{y.max()}")
+        if y is not None:
+            check_labels(y, len(x), self.num_classes)

@@ -20,6 +20,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from coursekit.labels import check_labels, check_num_classes
+
 __all__ = [
     "Base",
     "Bijection",
@@ -29,7 +31,6 @@ __all__ = [
     "StandardNormal",
     "check_context",
     "check_features",
-    "check_labels",
 ]
 
 
@@ -193,8 +194,7 @@ class Flow(nn.Module):
         base: Base | None = None,
     ) -> None:
         super().__init__()
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be positive or None, got {num_classes}")
+        check_num_classes(num_classes)
         self.layers, self.shape, self.num_classes = Compose(layers), tuple(shape), num_classes
         self.base = StandardNormal(shape) if base is None else base
         self.label = None if num_classes is None else nn.Embedding(num_classes, context)
@@ -288,23 +288,6 @@ def check_context(context: Tensor | None, features: int) -> None:
     found = 0 if context is None else context.shape[1]
     if found != features:
         raise ValueError(f"context must have the {features} features that the layer was built for, got {found}")
-
-
-def check_labels(y: Tensor | None, n: int, num_classes: int | None) -> None:
-    """Refuse labels that do not fit to n points; values are looked at on the CPU only, where that waits for nobody.
-
-    Raises:
-        ValueError: naming y and what was met.
-    """
-    if num_classes is None:
-        if y is not None:
-            raise ValueError(f"y must be None for a flow without labels, got shape {tuple(y.shape)}")
-        return
-    if y is None or y.shape != (n,) or y.is_floating_point():
-        found = "None" if y is None else f"{y.dtype} of shape {tuple(y.shape)}"
-        raise ValueError(f"y must hold {n} whole numbers, one a point, got {found}")
-    if y.device.type == "cpu" and n and (int(y.min()) < 0 or int(y.max()) >= num_classes):
-        raise ValueError(f"y must lie in 0..{num_classes - 1}, got {int(y.min())}..{int(y.max())}")
 
 
 def _noise(bijection: Bijection, generator: torch.Generator | None) -> dict[str, torch.Generator]:
