@@ -16,7 +16,7 @@ import numpy as np
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
@@ -165,6 +165,37 @@ def density(
     else:
         ax.imshow(values, origin="lower", extent=extent, cmap="viridis", vmin=0, interpolation="bilinear")
     _square(ax, extent)
+
+
+def one_scale(axes: Sequence[Axes], label: str = "density", decades: float | None = None) -> None:
+    """Give filled densities that are compared one colour scale, from 0 to the largest of all, and one colour bar.
+
+    Args:
+        axes: panels of one figure, after `density` has drawn into each; it alone would give each a scale of its own.
+        label: written beside the bar.
+        decades: colour by the logarithm instead, down to so many powers of ten below the largest, so that what is
+            faint can be seen; all that is smaller has the lowest colour.
+
+    Raises:
+        ValueError: if a panel shows no filled density.
+
+    Example:
+        >>> fig, axes = plt.subplots(1, 2)
+        >>> for ax, scale in zip(axes, (1.0, 2.0), strict=True):
+        ...     density(ax, lambda x, scale=scale: -(x / scale).square().sum(1) - 2 * np.log(scale))
+        >>> one_scale(axes)
+        >>> axes[0].images[0].get_clim() == axes[1].images[0].get_clim()
+        True
+    """
+    empty = sum(not ax.images for ax in axes)
+    if empty:
+        raise ValueError(f"axes must each show a filled density, got {empty} that show none")
+    images = [image for ax in axes for image in ax.images]
+    peak = max(float(image.get_array().max()) for image in images)
+    norm = Normalize(0, peak) if decades is None else LogNorm(peak / 10**decades, peak, clip=True)
+    for image in images:
+        image.set_norm(norm)
+    axes[0].figure.colorbar(images[0], ax=list(axes), label=label, extend="neither" if decades is None else "min")
 
 
 def decision_boundary(

@@ -161,6 +161,40 @@ def test_density_is_largest_where_it_should_be():
     assert len(ax.collections) == 1
 
 
+def test_one_scale_colours_equal_densities_alike():
+    fig, axes = plt.subplots(1, 2)
+    wide = [lambda x, s=s: standard_normal(x / s) - 2 * np.log(s) for s in (1.0, 2.0)]
+    for ax, log_prob in zip(axes, wide, strict=True):
+        plots.density(ax, log_prob, resolution=61)
+    own = [ax.images[0].get_clim()[1] for ax in axes]
+    assert own[0] == pytest.approx(4 * own[1])  # the lower one would look as bright
+    plots.one_scale(axes, label="density of x")
+    colours = [ax.images[0].to_rgba(np.array([[0.03]])) for ax in axes]
+    np.testing.assert_array_equal(*colours)
+    assert {ax.images[0].get_clim() for ax in axes} == {(0.0, own[0])}
+    (bar,) = (ax for ax in fig.axes if ax not in axes)
+    assert bar.get_ylabel() == "density of x"
+
+
+def test_one_scale_of_logarithms_shows_what_is_faint_and_clips_zero():
+    _, axes = plt.subplots(1, 2)
+    plots.density(axes[0], standard_normal, resolution=61)
+    plots.density(axes[1], lambda x: torch.where(x[:, 0] > 0, standard_normal(x), -torch.inf), resolution=61)
+    plots.one_scale(axes, decades=2)
+    low, high = axes[0].images[0].get_clim()
+    assert high == pytest.approx(100 * low)
+    assert axes[1].images[0].norm(0.0) == 0.0  # neither masked nor white
+    assert axes[1].images[0].norm(high / 10) == pytest.approx(0.5)
+
+
+def test_one_scale_wants_densities():
+    _, axes = plt.subplots(1, 2)
+    plots.density(axes[0], standard_normal, resolution=11)
+    plots.density(axes[1], standard_normal, resolution=11, contours=True)
+    with pytest.raises(ValueError, match="axes must each show a filled density, got 1 that show none"):
+        plots.one_scale(axes)
+
+
 def test_decision_boundary_lies_where_the_probability_is_one_half():
     _, ax = plt.subplots()
     plots.decision_boundary(ax, lambda points: torch.sigmoid(4 * (points[:, 0] - 0.5)), resolution=121)

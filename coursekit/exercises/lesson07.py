@@ -5,14 +5,14 @@ log p_X(x) = log p_Z(z) - log |det J_f(z)|.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from coursekit.exercises import Verdict, ask, compare, exercise, refuse
+from coursekit.exercises import Verdict, ask, compare, exercise, first_refusal, refuse
 
-__all__ = ["chain_log_prob", "coupling_inverse", "dequantisation_gap", "planar_log_det", "softplus_log_prob"]
+__all__ = ["planar_log_prob", "realnvp_log_prob", "softplus_log_prob", "uniform_gap"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -29,7 +29,7 @@ def softplus_log_prob(answer: Callable) -> Verdict:
     z = torch.log(torch.expm1(x))
     slope = torch.sigmoid(z)  # f'(z)
     right = _normal(z) - slope.log()
-    return compare(
+    usual = compare(
         ask(answer, x),
         right,
         mistakes={
@@ -45,139 +45,202 @@ def softplus_log_prob(answer: Callable) -> Verdict:
             "you subtract the derivative, not its logarithm": _normal(z) - slope,
         },
         what="your log-density",
-        why="z = log(exp(x) - 1), and dz/dx = 1 / (1 - exp(-x)) is above 1: f shrinks, so the density rises",
+    )
+    if not usual.passed:
+        return usual
+    far = torch.tensor([1e-18, 1000.0], dtype=torch.float64)
+    z = far + torch.log(-torch.expm1(-far))
+    small, large = _normal(z) - torch.nn.functional.logsigmoid(z)
+    return first_refusal(
+        _still(ask(answer, far[1:]), large, "x = 1000: exp(x) overflows; z = x + log(1 - exp(-x)) is the same number"),
+        _still(ask(answer, far[:1]), small, "x = 1e-18: exp(x) - 1 is rounded to 0; torch.expm1 keeps its digits"),
+        praise="dz/dx = 1 / (1 - exp(-x)) is above 1: f shrinks, so the density rises; and tiny and large x work too",
     )
 
 
+def _still(value: object, wanted: Tensor, advice: str) -> Verdict:
+    """Whether a formula that is right elsewhere survives at one extreme point."""
+    verdict = compare(value, wanted[None], what="your log-density")
+    return verdict if verdict.passed else refuse(f"right for moderate x, but not for {advice}")
+
+
 @exercise
-def chain_log_prob(answer: Callable) -> Verdict:
-    """Exercise 7.2: z_0 (N, D) and the layers' log |det J_{f_k}(z_{k-1})| (K, N) -> log p_X(x), (N,)."""
-    z = torch.tensor([[0.3, -1.2, 0.7], [1.5, 0.1, -0.4], [0.0, 2.0, 1.0], [-0.6, 0.2, 0.9]], dtype=torch.float64)
-    log_dets = torch.tensor([[0.5, -0.3, 1.1, 0.2], [-1.0, 0.4, 0.6, 0.9]], dtype=torch.float64)
-    base, total = _normal(z).sum(1), log_dets.sum(0)
+def realnvp_log_prob(answer: Callable) -> Verdict:
+    """Exercise 7.2: x (N, 2) and K functions, (N,) -> s, t -> log p_X(x), (N,); layer k keeps column (k - 1) mod 2."""
+    x = torch.tensor([[0.4, -1.0], [-1.3, 0.6], [0.9, 1.1], [0.1, -0.5]], dtype=torch.float64)
+    networks = [lambda kept, a=a: (0.5 * torch.tanh(kept + a), torch.sin(a * kept) - 0.3 * a) for a in _SHIFTS]
     return compare(
-        ask(answer, z, log_dets),
-        base - total,
-        mistakes={
-            "the log-determinants are those of the forward maps: they are subtracted": base + total,
-            "only the last layer is counted": base - log_dets[-1],
-            "you took the mean over the layers: log-determinants add": base - log_dets.mean(0),
-            "you took the mean over the coordinates of z: their log-densities add": base / 3 - total,
-            "the constant of the base is lost: -D/2 log(2 pi)": base - total + 1.5 * LOG_2PI,
-            "the base has D coordinates: its constant is -D/2 log(2 pi)": base - total + LOG_2PI,
-            "you multiplied the log-determinants: determinants multiply, their logarithms add": base - log_dets.prod(0),
-            "the log-determinants are missing: that is log p_Z(z_0)": base,
-            "you took the logarithm again of what are logarithms already": base - log_dets.abs().log().sum(0),
-        },
+        ask(answer, x, networks),
+        _scored(x, networks),
+        mistakes={meaning: _scored(x, networks, **slip) for meaning, slip in _NVP_SLIPS.items()},
         what="your log-density",
-        why="the base at z_0, minus the sum of all log-determinants on the way",
+        why="last layer first, no network inverted, and the sum of all s is all that the determinants need",
     )
 
 
-@exercise
-def coupling_inverse(answer: Callable) -> Verdict:
-    """Exercise 7.3: x (N, 2) and a function x_A (N,) -> s, t -> z (N, 2) and log |det J_{f^-1}(x)|, (N,)."""
-    x = torch.tensor([[0.4, -1.0], [-1.3, 0.6], [0.9, 2.1], [0.1, -0.5]], dtype=torch.float64)
-
-    def scale_and_shift(kept: Tensor) -> tuple[Tensor, Tensor]:
-        return 0.8 * torch.tanh(kept) - 0.3, kept**2 - 0.5 * kept
-
-    result = ask(answer, x, scale_and_shift)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        return refuse(f"return two values, z and the log-determinant, got a {type(result).__name__}")
-    s, t = scale_and_shift(x[:, 0])
-    points = compare(result[0], _undone(x, s, t), _wrong_points(x, s, t, *scale_and_shift(x[:, 1])), what="your z")
-    if not points.passed:
-        return points
-    return compare(
-        result[1],
-        -s,
-        mistakes={
-            "your log-determinant is that of f: the inverse has the opposite sign": s,
-            "your log-determinant is a determinant: take its logarithm": torch.exp(-s),
-            "your log-determinant is 0, as if the layer only shifted": torch.zeros_like(s),
-            "your log-determinant is summed over the batch: it is one number a point": (-s.sum()).expand_as(s),
-        },
-        what="your log-determinant",
-        why="the network was never inverted, and -s is all that the determinant needs",
-    )
+_SHIFTS = (0.4, -0.7, 1.1, 0.9)
+_NVP_SLIPS: dict[str, dict[str, object]] = {
+    "you undid the first layer first: the way back from x begins with the last": {"order": 1},
+    "the columns are exchanged: layer 1 keeps the first column, layer 2 the second, also on the way back": {"keeps": 1},
+    "every layer of yours keeps the first column: they take turns": {"keeps": None},
+    "s and t must be computed from the column that stays": {"see": "moved"},
+    "you went forward, z exp(s) + t: undo the shift, then the scale": {"undo": lambda x, s, t: x * s.exp() + t},
+    "you divide before you subtract: the shift was added last, so it goes first": {
+        "undo": lambda x, s, t: x * torch.exp(-s) - t
+    },
+    "you multiply by exp(s) where you must divide by it": {"undo": lambda x, s, t: (x - t) * s.exp()},
+    "you divide by s: the scale is exp(s)": {"undo": lambda x, s, t: (x - t) / s},
+    "the log-determinants enter with the wrong sign: (7.14) subtracts those of the forward maps": {"sign": 1.0},
+    "the log-determinants are missing: that is log p_Z(z)": {"sign": 0.0},
+    "only the last layer's log-determinant is counted": {"count": lambda s: s[0]},
+    "only the first layer's log-determinant is counted": {"count": lambda s: s[-1]},
+    "you took the mean over the layers: log-determinants add": {"count": lambda s: s.mean(0)},
+    "you summed the log-determinants over the points: each point has its own": {"count": lambda s: s.sum().expand(4)},
+    "you subtract determinants: their logarithms, s, are wanted": {"count": lambda s: s.exp().prod(0)},
+    "you evaluated the base at x: it belongs at the z that you found": {"base": "x"},
+    "you took the mean over the coordinates of z: their log-densities add": {"coordinates": 0.5},
+    "the base has two coordinates: its constant is -log(2 pi)": {"constant": 0.5 * LOG_2PI},
+    "the constant of the base is lost: -log(2 pi) for two coordinates": {"constant": LOG_2PI},
+}
 
 
-def _undone(x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """The z of x, (N, 2)."""
-    return torch.stack([x[:, 0], (x[:, 1] - t) * torch.exp(-s)], 1)
-
-
-def _wrong_points(x: Tensor, s: Tensor, t: Tensor, s_moved: Tensor, t_moved: Tensor) -> dict[str, Tensor]:
-    """The slips on the way to z; s_moved and t_moved were computed from the wrong half."""
-
-    def beside(moved: Tensor) -> Tensor:
-        return torch.stack([x[:, 0], moved], 1)
-
-    return {
-        "your z is f(x), one more step forward: undo the shift, then the scale": beside(x[:, 1] * s.exp() + t),
-        "you divide before you subtract: the shift was added last, so it goes first": beside(
-            x[:, 1] * torch.exp(-s) - t
-        ),
-        "you multiply by exp(s) where you must divide by it": beside((x[:, 1] - t) * s.exp()),
-        "you divide by s: the scale is exp(s)": beside((x[:, 1] - t) / s),
-        "s and t must be computed from the half that stays, x_A": _undone(x, s_moved, t_moved),
-        "z_A and z_B are exchanged": _undone(x, s, t).flip(1),
-    }
+def _scored(
+    x: Tensor,
+    networks: Sequence[Callable],
+    order: int = -1,
+    keeps: int | None = 0,
+    see: str = "kept",
+    undo: Callable = lambda x, s, t: (x - t) * torch.exp(-s),
+    count: Callable = lambda s: s.sum(0),
+    sign: float = -1.0,
+    base: str = "z",
+    coordinates: float = 1.0,
+    constant: float = 0.0,
+) -> Tensor:
+    """log p_X of the chain of couplings, with a slip where a keyword is given."""
+    columns, scales = list(x.unbind(1)), []
+    for k in range(len(networks))[::order]:
+        kept = 0 if keeps is None else (k + keeps) % 2
+        s, t = networks[k](columns[kept if see == "kept" else 1 - kept])
+        columns[1 - kept] = undo(columns[1 - kept], s, t)
+        scales.append(s)
+    z = torch.stack(columns, 1) if base == "z" else x
+    return coordinates * _normal(z).sum(1) + sign * count(torch.stack(scales)) + constant
 
 
 @exercise
-def planar_log_det(answer: Callable) -> Verdict:
-    """Exercise 7.4: z (N, D), u (D,), w (D,), b -> log |det| of z + u tanh(w . z + b), (N,)."""
-    z = torch.tensor([[0.2, -0.5, 1.0], [1.1, 0.3, -0.7], [-0.9, 0.8, 0.4], [2.0, -1.0, 0.1]], dtype=torch.float64)
+def planar_log_prob(answer: Callable) -> Verdict:
+    """Exercise 7.3: x (N, D), free u (D,), w (D,), b -> log p_X(x), (N,), for the planar layer with the u of (7.21)."""
+    x = torch.tensor([[0.2, -0.5, 1.0], [1.1, 0.3, -0.7], [-0.9, 0.8, 0.4], [2.0, -1.0, 0.1]], dtype=torch.float64)
     u, w = (torch.tensor(v, dtype=torch.float64) for v in ([0.7, -0.4, 1.2], [0.9, 0.5, 0.6]))
     b = torch.tensor(-0.2, dtype=torch.float64)
-    h = torch.tanh(z @ w + b)
-    product, slope = w @ u, 1 - h**2
-    right = torch.log(1 + slope * product)
-    return compare(
-        ask(answer, z, u, w, b),
-        right,
-        mistakes={
-            "that is the determinant: take its logarithm": right.exp(),
-            "h stands where its derivative belongs: h' = 1 - tanh^2": torch.log((1 + h * product).abs()),
-            "the derivative of tanh is 1 - tanh^2, not 1 - tanh": torch.log((1 + (1 - h) * product).abs()),
-            "the 1 of the identity is lost: det(I + u v^T) = 1 + v^T u": torch.log((slope * product).abs()),
-            "you multiplied u with z: the lemma wants w^T u": torch.log((1 + slope * (z @ u)).abs()),
-            "w^T u is a sum over the dimensions, you took the mean": torch.log(1 + slope * product / 3),
-            "you took the vector w twice: the lemma wants w^T u": torch.log(1 + slope * (w @ w)),
-            "b is left out of w^T z + b": torch.log(1 + (1 - torch.tanh(z @ w) ** 2) * product),
-            "det(I + u v^T) is no sum of logarithms over coordinates": torch.log1p(slope[:, None] * u * w).sum(1),
-        },
-        what="your log-determinant",
-        why="one inner product a point, where a general determinant would cost D^3",
+
+    def verdict(u: Tensor, begin: str) -> Verdict:
+        mistakes = {begin + meaning: _planar(x, u, w, b, **slip) for meaning, slip in _PLANAR_SLIPS.items()}
+        found = compare(ask(answer, x, u, w, b), _planar(x, u, w, b), mistakes, what="your log-density", atol=1e-5)
+        return found if found.passed or found.message.startswith(begin) else refuse(begin + found.message)
+
+    easy = verdict(u, "")
+    if not easy.passed:
+        return easy
+    return first_refusal(
+        verdict(-1.5 * u, "right for w^T u = 1.15, but for w^T u = -1.73, where the free layer folds: "),
+        praise="u moved so that the layer can be undone, one number a point found by search, one inner product for "
+        "the determinant, where a general one would cost D^3",
     )
 
 
+_PLANAR_SLIPS: dict[str, dict[str, object]] = {
+    "you used the free u as it is: (7.21) moves it, whatever w^T u is": {"moved": lambda u, w: u},
+    "m(c) = -1 + log(1 + e^c): the -1 is lost": {"moved": lambda u, w: _moved(u, w, minus=0.0)},
+    "u is moved along w / |w|^2: the |w|^2 is lost": {"moved": lambda u, w: _moved(u, w, square=False)},
+    "h'(a) belongs at the a that solves (7.19), not at w^T x + b": {"slope_at": "x"},
+    "h stands where its derivative belongs: h' = 1 - tanh^2": {"slope": lambda h: h},
+    "the derivative of tanh is 1 - tanh^2, not 1 - tanh": {"slope": lambda h: 1 - h},
+    "the log-determinant is that of f: it is subtracted": {"sign": 1.0},
+    "the log-determinant is missing: that is log p_Z(z)": {"sign": 0.0},
+    "you subtract the determinant: its logarithm is wanted": {"log": lambda d: d},
+    "the 1 of the identity is lost: det(I + u v^T) = 1 + v^T u": {"one": 0.0},
+    "you evaluated the base at x: it belongs at z = x - u h(a)": {"base": "x"},
+    "you went forward once more: z = x - u h(a)": {"back": -1.0},
+    "you took h(w^T x + b) for h(a): solve (7.19) for a first": {"solve": False},
+    "the constant of the base is lost: -D/2 log(2 pi)": {"constant": 1.5 * LOG_2PI},
+    "you took the mean over the coordinates of z: their log-densities add": {"coordinates": 1 / 3},
+}
+
+
+def _moved(u: Tensor, w: Tensor, minus: float = 1.0, square: bool = True) -> Tensor:
+    """The u of (7.21)."""
+    wanted = torch.nn.functional.softplus(w @ u) - minus
+    return u + (wanted - w @ u) * w / (w @ w if square else 1.0)
+
+
+def _planar(
+    x: Tensor,
+    u: Tensor,
+    w: Tensor,
+    b: Tensor,
+    moved: Callable = _moved,
+    solve: bool = True,
+    slope_at: str = "a",
+    slope: Callable = lambda h: 1 - h**2,
+    one: float = 1.0,
+    log: Callable = lambda d: d.abs().log(),
+    sign: float = -1.0,
+    base: str = "z",
+    back: float = 1.0,
+    constant: float = 0.0,
+    coordinates: float = 1.0,
+) -> Tensor:
+    """log p_X of a planar layer, with a slip where a keyword is given."""
+    u, target = moved(u, w), x @ w + b
+    product = w @ u
+    low, high = target - product.abs(), target + product.abs()  # |tanh| < 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = middle + product * middle.tanh() < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    a = low if solve else target
+    z = x - back * u * a.tanh()[:, None] if base == "z" else x
+    det = one + slope((a if slope_at == "a" else target).tanh()) * product
+    return coordinates * _normal(z).sum(1) + sign * log(det) + constant
+
+
 @exercise
-def dequantisation_gap(gap: Callable, smallest_scale: object) -> Verdict:
-    """Exercise 7.5: (m, s) -> E_{v ~ P}[log P(v) - uniform bound] in nats; the s from which on it is <= 0.1 bits."""
+def uniform_gap(gap: Callable, smallest_scale: object) -> Verdict:
+    """Exercise 7.4: (m, s) -> E_{v ~ P}[log P(v) - uniform bound] in nats; the s from which on it is <= 0.1 bits."""
     models = ((0.5, 1.0), (0.2, 0.5), (0.0, 0.3))  # m, s
     found, cases = [ask(gap, m, s) for m, s in models], [_gaps(m, s) for m, s in models]
     values = {name: torch.stack([case[name] for case in cases]) for name in cases[0]}
     mistakes = {meaning: values[name] for name, meaning in _GAP_MISTAKES.items()}
-    verdict = compare(found, values["right"], mistakes, what="your gap", rtol=1e-3, atol=1e-5)
-    if not verdict.passed:
-        return verdict
-    return compare(
-        smallest_scale,
-        _scale_at(0.1 * math.log(2)),
-        mistakes={
-            "your scale has a gap of 0.1 nats: 0.1 bits are 0.1 log 2 = 0.069 nats": _scale_at(0.1),
-            "your scale has a gap of 0.01 bits: 0.1 were asked for": _scale_at(0.01 * math.log(2)),
-            "that is a gap, not a scale": 0.1 * math.log(2),
-        },
+    narrow = compare(found, values["right"], mistakes, what="your gap", rtol=1e-3, atol=1e-5)
+    if not narrow.passed:
+        return narrow
+    if not compare(ask(gap, 3.0, 16.0), _gaps(3.0, 16.0)["right"], rtol=1e-2).passed:
+        return refuse("your gap is right for s <= 1, but not for m = 3, s = 16: a wide peak needs more values v")
+    return _judge_scale(smallest_scale)
+
+
+def _judge_scale(scale: object) -> Verdict:
+    """Refuses a scale with the gap that it has."""
+    nats = 0.1 * math.log(2)
+    verdict = compare(
+        scale,
+        math.ceil(100 * _scale_at(nats)) / 100,
+        mistakes={"that is the gap of 0.1 bits in nats: the scale s is asked for": nats},
         what="your scale",
-        why="a peak narrower than 0.8 of a cell costs uniform noise more than a tenth of a bit; for wide peaks the "
-        "gap is close to 1 / (24 s^2)",
+        why="a peak with a standard deviation below 0.80 of a cell costs uniform noise more than a tenth of a bit; for "
+        "wide peaks the gap is close to 1 / (24 s^2)",
         rtol=0,
-        atol=0.006,
+        atol=0.002,
     )
+    if verdict.passed or not isinstance(scale, int | float) or not 0.1 <= scale <= 10:
+        return verdict
+    gap = float(_gaps(0.0, scale)["right"])
+    if abs(gap - 0.1) < 0.004:
+        return refuse("your scale has a gap of 0.1 nats: 0.1 bits are 0.1 log 2 = 0.069 nats")
+    side = "still above 0.1" if gap > nats else "and 0.1 are allowed: a smaller s will do"
+    return refuse(f"at s = {scale:g} the gap is {gap / math.log(2):.4f} bits, {side}")
 
 
 _GAP_MISTAKES = {
@@ -186,6 +249,7 @@ _GAP_MISTAKES = {
     "left end": "the noise has mean 1/2: E (v + u - m)^2 = (v + 1/2 - m)^2 + 1/12",
     "twelfth unscaled": "the 1/12 is a part of the square: it is divided by 2 s^2 as well",
     "unweighted": "weigh each v by P(v): an average over v ~ P is wanted, not a plain sum",
+    "plain mean": "weigh each v by P(v): an average over v ~ P is wanted, not a plain mean",
     "density": "log P(v) is the logarithm of a difference of distribution functions, not the density at the middle",
     "bits": "your gap is in bits: nats are asked for",
 }
@@ -193,7 +257,7 @@ _GAP_MISTAKES = {
 
 def _gaps(m: float, s: float) -> dict[str, Tensor]:
     """The gap of N(m, s^2), and the same with each slip."""
-    v = torch.arange(-30, 31, dtype=torch.float64)
+    v = torch.arange(-200, 201, dtype=torch.float64)
     normal = torch.distributions.Normal(torch.tensor(m, dtype=v.dtype), torch.tensor(s, dtype=v.dtype))
     P = normal.cdf(v + 1) - normal.cdf(v)
     keep = P > 1e-12
@@ -206,13 +270,15 @@ def _gaps(m: float, s: float) -> dict[str, Tensor]:
 
     middle = (v + 0.5 - m) ** 2
     right = gap(middle + 1 / 12)
+    differences = P.log() - constant + (middle + 1 / 12) / (2 * s**2)
     return {
         "right": right,
         "flipped": -right,
         "no twelfth": gap(middle),
         "left end": gap((v - m) ** 2 + 1 / 12),
         "twelfth unscaled": gap(middle, extra=1 / 12),
-        "unweighted": (P.log() - constant + (middle + 1 / 12) / (2 * s**2)).sum(),
+        "unweighted": differences.sum(),
+        "plain mean": differences.mean(),
         "density": gap(middle + 1 / 12, log_p=normal.log_prob(v + 0.5)),
         "bits": right / math.log(2),
     }
