@@ -14,6 +14,10 @@ def table(x, w, m, v, weight=1.0, power=0.5, half=0.5, width=1.0, dim=1):
     return torch.softmax(weight * torch.log(w) - power * torch.log(v) + exponent, dim=dim)
 
 
+def unnormalised(x, w, m, v):
+    return w * torch.exp(-0.5 * (x[:, None] - m) ** 2 / v) / torch.sqrt(v)
+
+
 def ratios(x, w, m, v):
     """Right near the heaps; far away every density underflows."""
     density = w * torch.exp(-0.5 * (x[:, None] - m) ** 2 / v) / torch.sqrt(2 * math.pi * v)
@@ -40,26 +44,51 @@ def score(log_likelihood, N, K, D, sign=-2.0, price=math.log, free=parameters):
     return sign * log_likelihood + free(K, D) * price(N)
 
 
-def fill_in(x, w, m, C, weights=True, scaled=True, start=True, slope=None, own=0):
-    """E[x_2 | x_1] of a mixture in the plane; `slope` is a function of C."""
-    variance, distance = C[:, own, own], x[:, None] - m[:, 0]
-    log_joint = start * w.log() - scaled * 0.5 * variance.log() - 0.5 * distance**2 / variance
-    r = log_joint.softmax(1) if weights else w
-    slopes = C[:, 1, 0] / C[:, 0, 0] if slope is None else slope(C)
-    return (r * (m[:, 1] + slopes * distance)).sum(1)
+def hard_variances(x, r):
+    best = torch.nn.functional.one_hot(r.argmax(1), r.shape[1]).to(r)
+    return variances(x, best)
 
 
-def loudest(x, w, m, C):
-    lines = m[:, 1] + C[:, 1, 0] / C[:, 0, 0] * (x[:, None] - m[:, 0])
-    log_joint = w.log() - 0.5 * C[:, 0, 0].log() - 0.5 * (x[:, None] - m[:, 0]) ** 2 / C[:, 0, 0]
-    return lines[torch.arange(len(x)), log_joint.argmax(1)]
+def towards(x, w, m, v, alpha, sigma, variance=None, centre=None, weights=None, pulls=None, sign=-1.0):
+    """The derivative of log P(z = k | x_t), with the slips that people make as arguments."""
+    variance = alpha**2 * v + sigma**2 if variance is None else variance(v, alpha, sigma)
+    centre = alpha * m if centre is None else centre
+    pull = (centre - x[:, None]) / (variance if pulls is None else pulls(variance))
+    r = table(x, w, centre, variance) if weights is None else weights(x, w, m, v, centre, variance)
+    return pull + sign * (r * pull).sum(1, keepdim=True)
+
+
+def by_autograd(x, w, m, v, alpha, sigma):
+    x = x.requires_grad_()
+    variance = alpha**2 * v + sigma**2
+    log_joint = torch.log(w) - 0.5 * torch.log(variance) - 0.5 * (x[:, None] - alpha * m) ** 2 / variance
+    log_r = torch.log_softmax(log_joint, dim=1)
+    return torch.stack([torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in log_r.T], dim=1)
+
+
+def by_ratios(x, w, m, v, alpha, sigma):
+    variance = alpha**2 * v + sigma**2
+    pull = (alpha * m - x[:, None]) / variance
+    return pull - (ratios(x, w, alpha * m, variance) * pull).sum(1, keepdim=True)
+
+
+def noisy_table(x, w, m, v, alpha, sigma):
+    return table(x, w, alpha * m, alpha**2 * v + sigma**2)
+
+
+def pulls_alone(x, w, m, v, alpha, sigma):
+    return (alpha * m - x[:, None]) / (alpha**2 * v + sigma**2)
+
+
+def score_of_all(*given):
+    return (noisy_table(*given) * pulls_alone(*given)).sum(1)
 
 
 SOLUTIONS = {
     check.responsibilities: table,
     check.spherical_variances: variances,
     check.bic: score,
-    check.conditional_mean: fill_in,
+    check.towards_each_heap: towards,
     check.merging_log_snr: lambda a, s: -torch.log(a**2 - s**2),
 }
 
@@ -68,11 +97,13 @@ MISTAKES = [
     (check.responsibilities, lambda *given: table(*given, power=0.0), "1/sqrt(v_k) is missing"),
     (check.responsibilities, lambda *given: table(*given, power=1.0), "before the exponential"),
     (check.responsibilities, lambda *given: table(*given, half=1.0), "factor 1/2"),
-    (check.responsibilities, lambda *given: table(*given, width=0.5), "by the deviation"),
-    (check.responsibilities, lambda *given: table(*given, power=1.0, width=2.0), "v for deviations"),
+    (check.responsibilities, lambda *given: table(*given, width=0.5), "by the standard deviation"),
+    (check.responsibilities, lambda *given: table(*given, power=1.0, width=2.0), "v for standard deviations"),
     (check.responsibilities, lambda *given: table(*given, dim=0), "over the points"),
     (check.responsibilities, lambda *given: table(*given).T, "on its side"),
     (check.responsibilities, lambda *given: table(*given).log(), "logarithms"),
+    (check.responsibilities, lambda *given: unnormalised(*given), "do not sum to one"),
+    (check.responsibilities, lambda *given: unnormalised(*given) / math.sqrt(2 * math.pi), "do not sum to one"),
     (check.responsibilities, ratios, "underflows"),
     (check.responsibilities, safe_ratios, "fall back to the weights"),
     (check.spherical_variances, lambda x, r: variances(x, r, dims=False), "divide by D"),
@@ -81,6 +112,7 @@ MISTAKES = [
     (check.spherical_variances, lambda x, r: variances(x, r, count="1"), "did not divide by N_k"),
     (check.spherical_variances, lambda x, r: variances(x, r).sqrt(), "deviations"),
     (check.spherical_variances, lambda x, r: variances(x, r, squared=False), "not squared"),
+    (check.spherical_variances, hard_variances, "wholly to its most responsible heap"),
     (check.spherical_variances, lambda x, r: variances(x, r, about=torch.zeros(1, 3)), "measured from 0"),
     (check.spherical_variances, lambda x, r: variances(x, r, about=x.mean(0)[None]), "mean of all points"),
     (
@@ -101,25 +133,61 @@ MISTAKES = [
     (check.bic, lambda *given: -score(*given), "flipped"),
     (check.bic, lambda *given: -score(*given) / 2, "half of it"),
     (check.bic, lambda *given: score(*given, price=math.log10), "base 10"),
-    (check.conditional_mean, lambda *given: fill_in(*given, weights=False), "kept the weights"),
-    (check.conditional_mean, lambda *given: fill_in(*given, slope=lambda C: 0 * C[:, 0, 0]), "means m_k2 alone"),
-    (check.conditional_mean, lambda *given: fill_in(*given, slope=lambda C: C[:, 0, 0] / C[:, 0, 1]), "upside down"),
+    (check.bic, lambda *given: score(*given, price=math.log2), "base 2"),
+    (check.bic, lambda ll, N, K, D: score(ll * N, N, K, D), "multiplied the log-likelihood by N"),
+    (check.bic, lambda ll, N, K, D: score(ll / N, N, K, D), "divided the log-likelihood by N"),
+    (check.towards_each_heap, pulls_alone, "pull of each heap alone"),
+    (check.towards_each_heap, score_of_all, "one number for each point"),
+    (check.towards_each_heap, lambda *given: score_of_all(*given)[:, None].expand(-1, 3), "score of the whole mixture"),
+    (check.towards_each_heap, lambda *given: towards(*given, sign=1.0), "added the score"),
+    (check.towards_each_heap, lambda *given: -towards(*given), "signs are flipped"),
+    (check.towards_each_heap, lambda *given: noisy_table(*given) * towards(*given), "P(z = k | x) itself"),
     (
-        check.conditional_mean,
-        lambda *given: fill_in(*given, slope=lambda C: C[:, 0, 1] / C[:, 1, 1]),
-        "divides by C_22",
+        check.towards_each_heap,
+        lambda *given: pulls_alone(*given) - pulls_alone(*given).mean(1, keepdim=True),
+        "mean of the pulls",
     ),
-    (check.conditional_mean, lambda *given: fill_in(*given, slope=lambda C: C[:, 0, 1]), "not divided"),
-    (check.conditional_mean, lambda *given: fill_in(*given, slope=lambda C: -C[:, 0, 1] / C[:, 0, 0]), "sign flipped"),
-    (check.conditional_mean, loudest, "most responsible heap alone"),
-    (check.conditional_mean, lambda *given: fill_in(*given, own=1), "found with C_22"),
-    (check.conditional_mean, lambda *given: fill_in(*given, scaled=False), "1/sqrt(C_11)"),
-    (check.conditional_mean, lambda *given: fill_in(*given, start=False), "lacks the weights"),
-    (check.conditional_mean, lambda x, w, m, C: torch.zeros(5, 3), "shape"),
+    (
+        check.towards_each_heap,
+        lambda *given: towards(*given, weights=lambda x, w, *rest: w),
+        "weighed the pulls by w_k",
+    ),
+    (check.towards_each_heap, lambda x, w, m, v, alpha, sigma: towards(x, w, m, v, 1.0, 0.0), "left out the noise"),
+    (check.towards_each_heap, lambda *given: towards(*given, centre=given[2]), "means are not scaled"),
+    (check.towards_each_heap, lambda *given: towards(*given, variance=lambda v, a, s: v + s**2), "alpha is missing"),
+    (check.towards_each_heap, lambda *given: towards(*given, variance=lambda v, a, s: a * v + s**2), "alpha is not"),
+    (check.towards_each_heap, lambda *given: towards(*given, variance=lambda v, a, s: a**2 * v + s), "sigma is not"),
+    (check.towards_each_heap, lambda *given: towards(*given, variance=lambda v, a, s: a * v + s), "neither alpha nor"),
+    (
+        check.towards_each_heap,
+        lambda *given: towards(*given, variance=lambda v, a, s: (a * v) ** 2 + s**2),
+        "v for standard deviations",
+    ),
+    (
+        check.towards_each_heap,
+        lambda *given: towards(*given, weights=lambda x, w, m, v, *noisy: table(x, w, m, v)),
+        "clean mixture",
+    ),
+    (
+        check.towards_each_heap,
+        lambda *given: towards(*given, weights=lambda x, w, m, v, *noisy: table(x, w, *noisy, weight=0.0)),
+        "lack the weights",
+    ),
+    (
+        check.towards_each_heap,
+        lambda *given: towards(*given, weights=lambda x, w, m, v, *noisy: table(x, w, *noisy, power=0.0)),
+        "1/sqrt(variance)",
+    ),
+    (check.towards_each_heap, lambda *given: towards(*given, pulls=torch.ones_like), "not divided by its variance"),
+    (check.towards_each_heap, lambda *given: towards(*given, pulls=torch.sqrt), "by the standard deviation"),
+    (check.towards_each_heap, by_ratios, "underflows"),
+    (check.towards_each_heap, lambda *given: towards(*given).T, "on its side"),
     (check.merging_log_snr, lambda a, s: torch.log(a**2 - s**2), "sign is flipped"),
     (check.merging_log_snr, lambda a, s: -torch.log(a**2), "own width"),
     (check.merging_log_snr, lambda a, s: -torch.log(a**2 + s**2), "wrong side"),
     (check.merging_log_snr, lambda a, s: -2 * torch.log(a - s), "variances add"),
+    (check.merging_log_snr, lambda a, s: -torch.log(a - s), "squares are missing"),
+    (check.merging_log_snr, lambda a, s: torch.log((1 + s**2) / (a**2 - s**2)), "s^2 unscaled"),
     (check.merging_log_snr, lambda a, s: 1 / (a**2 - s**2), "take its logarithm"),
     (check.merging_log_snr, lambda a, s: -0.5 * torch.log(a**2 - s**2), "log(alpha / sigma)"),
     (check.merging_log_snr, lambda a, s: -torch.log(4 * a**2 - s**2), "whole distance"),
@@ -136,3 +204,15 @@ def test_a_mistake_is_named(exercise, answer, named):
     verdict = exercise(answer)
     assert verdict.status == "not yet"
     assert named in verdict.message, verdict
+
+
+ALSO_RIGHT = [
+    (check.towards_each_heap, by_autograd),
+    (check.bic, lambda ll, N, K, D: -2 * ll + parameters(K, D) * torch.log(N)),
+    (check.merging_log_snr, lambda a, s: -math.log(a**2 - s**2)),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer"), ALSO_RIGHT)
+def test_another_way_to_the_same_answer_passes(exercise, answer):
+    assert exercise(answer).passed, exercise(answer)
