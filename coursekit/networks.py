@@ -184,21 +184,29 @@ class TimeMLP(nn.Module):
         features: D of the points.
         width: of the `depth` hidden layers.
         num_classes: labels are 0..num_classes - 1, and num_classes says "no label"; None without labels.
+        outputs: numbers a point; D if None.
 
     Example:
         >>> TimeMLP(2)(torch.zeros(5, 2), torch.linspace(0, 1, 5)).shape
         torch.Size([5, 2])
     """
 
-    def __init__(self, features: int, width: int = 128, depth: int = 3, num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        outputs: int | None = None,
+    ) -> None:
         super().__init__()
         self.time = nn.Sequential(TimeEmbedding(32, max_frequency=100.0), nn.Linear(32, width))
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
         self.point = nn.Linear(features, width)  # a layer of its own: beside 32 features two coordinates would drown
-        self.body = nn.Sequential(nn.SiLU(), MLP([*[width] * depth, features]))
+        self.body = nn.Sequential(nn.SiLU(), MLP([*[width] * depth, outputs or features]))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """(N, D) points at times (N,) with labels (N,) -> (N, D)."""
+        """(N, D) points at times (N,) with labels (N,) -> (N, outputs)."""
         context = self.time(t) if self.label is None else self.time(t) + self.label(y)
         return self.body(self.point(x) + context)
 
