@@ -7,6 +7,7 @@ from coursekit.gan.modes import ModeCoverage, mode_coverage
 from coursekit.gan.noise import InstanceNoise, NoiseLevels
 from coursekit.gan.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Objective, Wasserstein
 from coursekit.gan.regularisers import R1, GradientPenalty, Regulariser, spectrally_normalised, weight_clipped
+from coursekit.gan.ring import RULES, Replicas, Rules, cover_ring, ring_game
 from coursekit.gan.truths import (
     game_value,
     jensen_shannon,
@@ -22,6 +23,7 @@ from coursekit.gan.truths import (
 __all__ = [
     "GAN",
     "R1",
+    "RULES",
     "Corruption",
     "Critic",
     "DiracGAN",
@@ -38,8 +40,11 @@ __all__ = [
     "Opponent",
     "Projection",
     "Regulariser",
+    "Replicas",
+    "Rules",
     "Wasserstein",
     "alternating",
+    "cover_ring",
     "game_value",
     "image_gan",
     "jensen_shannon",
@@ -48,6 +53,7 @@ __all__ = [
     "optimal_discriminator",
     "optimal_logit",
     "parallel_lines_distances",
+    "ring_game",
     "sample_line",
     "saturating_slope",
     "simultaneous",

@@ -1,4 +1,4 @@
-r"""Adversarial games: a generator x = G(z), z ~ N(0, I), and a discriminator with logits l(x), trained against each other.
+r"""Adversarial games: a generator x = G(z), z ~ N(0, I), against a discriminator with logits l(x).
 
     discriminator:  min_l  objective.discriminator_loss(l(x), l(G(z))) + penalties
     generator:      min_G  objective.generator_loss(l(G(z)))

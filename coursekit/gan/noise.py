@@ -1,14 +1,14 @@
 r"""Instance noise: a game moved along the noise axis, x_t = alpha_t x + sigma_t eps, for real and fake samples alike.
 
 Two laws that do not touch are told apart with certainty, and then the generator's slope is zero. Under noise both have
-densities p_t and q_t that overlap, the best discriminator p_t / (p_t + q_t) has a gradient everywhere, and p_t = q_t only
-if p = q (Sonderby et al., "Amortised MAP Inference for Image Super-resolution", 2017, arXiv 1610.04490; Arjovsky and
-Bottou, "Towards Principled Methods for Training Generative Adversarial Networks", 2017, arXiv 1701.04862).
+densities p_t and q_t that overlap, the best discriminator p_t / (p_t + q_t) has a gradient everywhere, and p_t = q_t
+only if p = q (Sonderby et al., "Amortised MAP Inference for Image Super-resolution", 2017, arXiv 1610.04490; Arjovsky
+and Bottou, "Towards Principled Methods for Training Generative Adversarial Networks", 2017, arXiv 1701.04862).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class NoiseLevels:
     """
 
     schedule: Schedule
-    times: Times = Stratified()
+    times: Times = field(default_factory=Stratified)
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """x (N, ...) -> (x_t, t (N,))."""

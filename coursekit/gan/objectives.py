@@ -55,7 +55,7 @@ class Minimax(Objective):
 
 @dataclass(frozen=True)
 class NonSaturating(Minimax):
-    """The same discriminator, and a generator that minimises -E log D: its slope is -sigmoid(-l), largest where it loses.
+    """The same discriminator, and a generator that minimises -E log D: its slope is -sigmoid(-l), steep where it loses.
 
     Goodfellow et al., 2014, arXiv 1406.2661, section 3.
     """

@@ -122,10 +122,13 @@ def wasserstein_1d(a: Tensor, b: Tensor) -> Tensor:
     if len(a) == len(b):
         return (a - b).abs().mean()
     edges = torch.cat([a, b]).sort().values
-    below_a, below_b = (
-        torch.searchsorted(s, edges[:-1].detach(), right=True) / len(s) for s in (a.detach(), b.detach())
-    )
-    return ((below_a - below_b).abs().to(a) * edges.diff()).sum()
+    gap = _share_below(a, edges[:-1]) - _share_below(b, edges[:-1])
+    return (gap.abs() * edges.diff()).sum()
+
+
+def _share_below(values: Tensor, points: Tensor) -> Tensor:
+    """The share of sorted values that are at most each point: the distribution function."""
+    return torch.searchsorted(values.detach(), points.detach(), right=True).to(values) / len(values)
 
 
 def sample_line(n: int, theta: float, generator: torch.Generator | None = None) -> Tensor:

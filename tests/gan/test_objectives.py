@@ -129,7 +129,7 @@ def test_clipped_weights_stay_within_the_limit_whoever_moves_them() -> None:
         fit(game, torch.randn(64, 2), steps=10, batch_size=16, lr=0.1, progress=False, **keywords)
         weights = torch.cat([p.detach().flatten() for p in critic.parameters()])
         assert weights.abs().max().item() <= 0.05 + 1e-8
-        assert weights.abs().gt(0.0499).float().mean().item() > 0.3  # and the limit is what holds them
+        assert weights.abs().gt(0.0499).float().mean().item() > 0.2  # and the limit is what holds them
     unclipped = MLP([2, 16, 1])
     fit(gan.GAN(MLP([2, 16, 2]), unclipped, gan.Wasserstein(), 2), torch.randn(64, 2), steps=10, lr=0.1, progress=False)
     assert max(p.abs().max().item() for p in unclipped.parameters()) > 0.05

@@ -1,0 +1,322 @@
+"""Laws of the game class, of the Dirac-GAN against it, of mode coverage and of the noise axis."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from coursekit import gan
+from coursekit.checkpoints import read_tensors, write_tensors
+from coursekit.diffusion import Cosine, Rectified, fit
+from coursekit.diffusion.engine import Engine
+from coursekit.gan.images import ImageGenerator
+from coursekit.networks import MLP, TimeMLP
+from coursekit.toys import GaussianRing
+
+
+def toy_game(objective: gan.Objective | None = None, **keywords: object) -> gan.GAN:
+    torch.manual_seed(0)
+    return gan.GAN(MLP([3, 16, 2]), MLP([2, 16, 1]), objective or gan.NonSaturating(), latent=3, **keywords)
+
+
+def labelled_game(**keywords: object) -> gan.GAN:
+    torch.manual_seed(0)
+    return gan.image_gan(num_classes=4, latent=5, width=8, **keywords)
+
+
+class Line(nn.Module):
+    """The generator of a Dirac-GAN: theta, whatever z is."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([theta], dtype=torch.float64))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.theta.expand(len(z), 1)
+
+
+@pytest.mark.parametrize("r1", [0.0, 0.7])
+@pytest.mark.parametrize("objective", [gan.Minimax(), gan.NonSaturating(), gan.Wasserstein()])
+def test_the_dirac_gan_is_this_game_trained_by_this_engine(objective: gan.Objective, r1: float) -> None:
+    """`fit` with plain gradient descent walks along the path computed by hand, alternating."""
+    slope = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(slope.weight, 0.8)
+    game = gan.GAN(Line(0.5), slope, objective, latent=1, regularisers=[gan.R1(r1)] if r1 else [])
+    path = gan.DiracGAN(objective, r1).path(gan.alternating, lr=0.2, steps=9, start=(0.5, 0.8))
+    fit(game, torch.zeros(8, 1, dtype=torch.float64), steps=9, batch_size=4, warmup=0, decay=0.0, clip=None,
+        optimizer=lambda module: torch.optim.SGD(module.parameters(), 0.2), progress=False)  # fmt: skip
+    found = torch.stack([game.generator.theta[0], slope.weight[0, 0]]).detach()
+    torch.testing.assert_close(found, path[-1])
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.5])
+def test_the_dirac_gan_turns_and_a_penalty_or_noise_draws_it_in(lr: float) -> None:
+    """Eigenvalues by hand, and what they promise near the equilibrium."""
+    c = 0.5  # the slope of both losses at logit 0
+    plain = gan.DiracGAN()
+    assert plain.eigenvalues(gan.simultaneous, lr).abs().tolist() == pytest.approx(2 * [math.hypot(1, lr * c)])
+    assert plain.eigenvalues(gan.alternating, lr).abs().tolist() == pytest.approx([1, 1])
+    for game in (plain, gan.DiracGAN(r1=0.5), gan.DiracGAN(sigma=1.0), gan.DiracGAN(gan.NonSaturating(), r1=1.5)):
+        damping = game.r1 + game.sigma**2 / 2  # the second derivative of both softplus at 0 is 1/4 each
+        matrix = torch.tensor([[1, lr * c], [-lr * c, 1 - lr * damping]], dtype=torch.float64)
+        by_hand = torch.linalg.eigvals(matrix).abs().sort().values
+        torch.testing.assert_close(game.eigenvalues(gan.simultaneous, lr).abs().sort().values, by_hand)
+        for move in (gan.simultaneous, gan.alternating):
+            radius = game.eigenvalues(move, lr).abs().max().item()
+            path = game.path(move, lr, steps=60, start=(1e-3, 1e-3)).norm(dim=1)
+            rate = (path[-1] / path[0]).item() ** (1 / 60)
+            assert rate == pytest.approx(radius, abs=0.012)
+            assert (radius < 1 - 1e-6) == (game is not plain)
+
+
+def test_minimax_goes_round_in_a_circle_and_simultaneous_steps_leave_it() -> None:
+    game, start = gan.DiracGAN(), (1.0, 0.5)
+    fine = game.path(gan.simultaneous, 5e-3, 800, start).norm(dim=1)
+    assert fine.max().item() == pytest.approx(fine[0].item(), rel=5e-3)
+    coarse = game.path(gan.simultaneous, 0.5, 100, start).norm(dim=1)
+    assert bool((coarse.diff() > 0).all())
+    assert gan.DiracGAN(sigma=1.0).path(gan.simultaneous, 0.5, 100, start)[-1].norm().item() < 1e-3
+
+
+def test_losses_are_those_of_the_objective_with_no_graph_to_the_other_player() -> None:
+    game, x = toy_game(), torch.randn(6, 2)
+    loss = game.discriminator_loss(x, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    real, fake = game.discriminator(x)[:, 0], game.discriminator(game.generator(z))[:, 0]
+    torch.testing.assert_close(loss, game.objective.discriminator_loss(real, fake))
+    gradients = torch.autograd.grad(loss, list(game.generator.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in gradients)
+    loss = game.generator_loss(x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss, game.objective.generator_loss(fake))
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(loss, list(game.generator.parameters())))
+
+
+def test_each_player_moves_its_own_weights_as_often_and_as_fast_as_told() -> None:
+    seen = []
+    game = toy_game(repeats=3, lr_scale=4.0)
+    run = Engine(game, (torch.randn(64, 2),), batch_size=8, lr=1e-3, device="cpu")
+    before, step = copy.deepcopy(game.state_dict()), run._move
+
+    def watch(index: int, seat: object, batch: tuple[Tensor, ...]) -> None:
+        seen.append((seat.player.name, seat.optimizers[0].param_groups[0]["lr"]))
+        step(index, seat, batch)
+
+    run._move = watch
+    run.advance(1.0)
+    assert seen == [("discriminator", 4e-3)] * 3 + [("generator", 1e-3)]
+    for name, tensor in game.state_dict().items():
+        most = (tensor - before[name]).abs().max().item()
+        assert most == pytest.approx(1e-3, rel=0.1) if name.startswith("generator") else 4e-3 < most < 12.1e-3
+
+
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_a_diverging_game_stops_with_the_name_of_the_player(player: str) -> None:
+    class Breaking(gan.Minimax):
+        def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+            return super().discriminator_loss(real_logits, fake_logits) * (math.nan if player == "discriminator" else 1)
+
+        def generator_loss(self, fake_logits: Tensor) -> Tensor:
+            return super().generator_loss(fake_logits) * (math.inf if player == "generator" else 1)
+
+    with pytest.raises(FloatingPointError, match=f"loss or gradient of '{player}' is not finite at step 0"):
+        fit(toy_game(Breaking()), torch.randn(32, 2), steps=3, batch_size=8, progress=False)
+
+
+def test_a_critic_without_a_bound_runs_away_until_the_engine_stops_it() -> None:
+    game = toy_game(gan.Wasserstein())
+    with pytest.raises(FloatingPointError, match=r"'(discriminator|generator)' is not finite"):
+        fit(game, torch.randn(64, 2), steps=300, batch_size=16, clip=None, progress=False,
+            optimizer=lambda module: torch.optim.SGD(module.parameters(), 1.0))  # fmt: skip
+    assert all(bool(torch.isfinite(p).all()) for p in game.parameters())
+
+
+@pytest.mark.parametrize("wrap", [gan.spectrally_normalised, gan.weight_clipped, lambda network: network])
+def test_training_resumes_to_the_last_bit_and_weights_are_saved(wrap: object, tmp_path: object) -> None:
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+
+    def game() -> gan.GAN:
+        torch.manual_seed(0)
+        rules = [gan.GradientPenalty(1.0), gan.R1(1.0)]
+        return gan.GAN(MLP([3, 8, 2]), wrap(MLP([2, 8, 1])), gan.NonSaturating(), 3, regularisers=rules, repeats=2)
+
+    whole, halves = game(), game()
+    keywords = {"batch_size": 16, "decay": 0.0, "progress": False, "ema_half_life": 5.0}
+    fit(whole, x, steps=6, **keywords)
+    fit(halves, x, steps=3, checkpoint=tmp_path / "state", **keywords)
+    again = game()
+    fit(again, x, steps=6, checkpoint=tmp_path / "state", resume=True, **keywords)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    write_tensors(tmp_path / "weights", whole.state_dict(), {})
+    fresh = game()
+    fresh.load_state_dict(read_tensors(tmp_path / "weights")[0])
+    same = [one.sample(4, generator=torch.Generator().manual_seed(1)) for one in (whole, fresh, copy.deepcopy(whole))]
+    assert torch.equal(same[0], same[1])
+    assert torch.equal(same[0], same[2])
+
+
+def test_samples_follow_their_labels_generator_type_and_number() -> None:
+    game, y = labelled_game(), torch.tensor([0, 3, 3])
+    first, second = (game.sample(3, y, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (3, 1, 28, 28)
+    assert first.abs().max() <= 1
+    assert not first.requires_grad
+    assert not torch.equal(game.sample(3, y.flip(0), torch.Generator().manual_seed(0)), first)
+    assert game.sample(0).shape == (0, 1, 28, 28)
+    assert game.double().sample(2).dtype == torch.float64
+    assert toy_game().sample(7).shape == (7, 2)
+
+
+@pytest.mark.parametrize("name", ["discriminator_loss", "generator_loss"])
+def test_gradients_reach_every_weight_and_samples_are_judged_alone(name: str) -> None:
+    game, x, y = labelled_game(), torch.rand(8, 1, 28, 28) * 2 - 1, torch.arange(8) % 4
+    module = getattr(game, name.removesuffix("_loss"))
+    getattr(game, name)(x, y, torch.Generator().manual_seed(0)).backward(inputs=list(module.parameters()))
+    for parameter in module.parameters():
+        assert parameter.grad.abs().sum() > 0
+    together = game.logits(x, y)
+    torch.testing.assert_close(game.logits(x[2:3], y[2:3])[0], together[2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(game.logits(x, (y + 1) % 4), together)
+
+
+def test_a_projection_is_the_product_of_features_and_the_labels_row() -> None:
+    layer, phi, y = nn.Linear(6, 4), torch.randn(5, 6), torch.tensor([3, 0, 1, 1, 2])
+    found = gan.Projection(layer)(phi, y)
+    torch.testing.assert_close(found, (phi * layer.weight[y]).sum(1) + layer.bias[y])
+
+
+def test_replicas_are_independent_games() -> None:
+    """Seeds side by side learn what each would learn alone: no weight of one feels another's rows."""
+    torch.manual_seed(0)
+    rules = gan.RULES["Wasserstein, gradient penalty"]
+    game = gan.ring_game(rules, seeds=3, width=8)
+    x = torch.randn(12, 2)
+    alone = gan.GAN(game.generator.networks[1], game.discriminator.networks[1], rules.objective, 2)
+    rows = torch.arange(1, 12, 3)
+    torch.testing.assert_close(game.discriminator(x)[rows], alone.discriminator(x[rows]))
+    game.logits(x)[rows].sum().backward()
+    for name, parameter in game.discriminator.named_parameters():
+        assert bool(parameter.grad.any()) == name.startswith("networks.1.")
+
+
+def test_the_ring_experiment_learns_and_does_not_touch_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    found = gan.cover_ring(gan.RULES["Wasserstein, gradient penalty"], seeds=1, steps=500)
+    assert torch.equal(before, torch.get_rng_state())
+    untrained = gan.cover_ring(gan.RULES["original"], seeds=1, steps=1)
+    assert min(one.covered for one in found) >= 6
+    assert max(one.covered for one in untrained) == 0
+
+
+RING = GaussianRing()
+
+
+@settings(max_examples=25, deadline=None)
+@given(kept=st.sets(st.integers(0, 7), min_size=1), junk=st.integers(0, 300), seed=st.integers(0, 99))
+def test_modes_that_are_drawn_are_the_modes_that_are_counted(kept: set[int], junk: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x, y = RING.sample_labelled(2000, g)
+    drawn = x[torch.isin(y, torch.tensor(sorted(kept)))]
+    found = gan.mode_coverage(torch.cat([drawn, torch.zeros(junk, 2)]), RING.centres(), RING.std)
+    assert set(found.counts.nonzero()[:, 0].tolist()) == kept
+    assert found.covered == len(kept)
+    inside = 1 - math.exp(-4.5)  # of a round Gaussian within three standard deviations
+    assert found.good == pytest.approx(inside * len(drawn) / (len(drawn) + junk), abs=0.03)
+    assert found.kl == pytest.approx(math.log(8 / len(kept)), abs=0.05)
+
+
+def test_coverage_at_its_ends() -> None:
+    centres = RING.centres()
+    none = gan.mode_coverage(torch.zeros(50, 2), centres, RING.std)
+    assert (none.covered, none.good, none.kl) == (0, 0, math.inf)
+    at = centres[:1].repeat(20, 1)
+    assert gan.mode_coverage(at, centres, RING.std).covered == 1
+    assert gan.mode_coverage(at[:19], centres, RING.std).covered == 0
+    assert gan.mode_coverage(at[:19], centres, RING.std, least=19).covered == 1
+    edge = centres[:1] + torch.tensor([[3 * RING.std, 0.0]])
+    assert gan.mode_coverage(0.999 * (edge - centres[:1]) + centres[:1], centres, RING.std).good == 1
+    assert gan.mode_coverage(1.001 * (edge - centres[:1]) + centres[:1], centres, RING.std).good == 0
+
+
+def test_noise_is_that_of_the_schedule_and_of_the_generator() -> None:
+    x, schedule = torch.full((50_000, 1), 2.0, dtype=torch.float64), Cosine()
+    (x_t,) = gan.InstanceNoise(schedule, 0.3)(x, torch.Generator().manual_seed(0))
+    assert x_t.mean().item() == pytest.approx(2 * schedule.alpha(0.3).item(), abs=0.01)
+    assert x_t.std().item() == pytest.approx(schedule.sigma(0.3).item(), rel=0.02)
+    x_t, t = gan.NoiseLevels(schedule)(x, torch.Generator().manual_seed(0))
+    eps = (x_t[:, 0] - 2 * schedule.alpha(t)) / schedule.sigma(t)
+    assert eps.mean().item() == pytest.approx(0, abs=0.02)
+    assert eps.std().item() == pytest.approx(1, rel=0.02)
+    assert torch.corrcoef(torch.stack([eps, t]))[0, 1].abs().item() < 0.02
+    assert t.std().item() == pytest.approx(12**-0.5, rel=0.01)
+
+
+def test_a_discriminator_along_the_noise_axis_sees_real_and_fake_at_their_times() -> None:
+    torch.manual_seed(0)
+    game = gan.GAN(MLP([2, 16, 2]), TimeMLP(2, 16, outputs=1), gan.NonSaturating(), 2,
+                   corrupt=gan.NoiseLevels(Rectified()), regularisers=[gan.R1(0.1)])  # fmt: skip
+    history = fit(game, torch.randn(64, 2), steps=5, batch_size=16, progress=False)
+    assert list(history.players) == ["discriminator", "generator"]
+    seen = []
+    game.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    game.discriminator_loss(torch.full((8, 2), 5.0))
+    (x_t, t), (x_r1, t_r1) = seen
+    assert x_t.shape == (16, 2)
+    assert t.shape == (16,)
+    assert x_r1.shape == (8, 2)
+    assert not torch.equal(t[:8], t_r1)
+    assert bool((x_t[:8].mean(1) - 5 * (1 - t[:8])).abs().max() < 4)
+
+
+def test_two_lines_that_do_not_touch_have_a_slope_only_under_noise() -> None:
+    """A well-trained discriminator leaves the original generator nothing; instance noise gives it a way back."""
+    slopes = []
+    for corrupt in (None, gan.InstanceNoise(Cosine(), 0.6)):
+        torch.manual_seed(0)
+        critic = gan.Critic(MLP([2, 32, 1]), gan.Minimax(), lambda n, g: gan.sample_line(n, 1.0, g), corrupt=corrupt)
+        x = gan.sample_line(2000, 0.0, torch.Generator().manual_seed(0))
+        fit(critic, x, steps=300, batch_size=64, lr=1e-2, progress=False)
+        theta = torch.ones((), requires_grad=True)
+        fake = x + torch.stack([theta, torch.zeros(())])
+        loss = critic.objective.generator_loss(critic.logits(fake, generator=torch.Generator().manual_seed(1)))
+        slopes.append(torch.autograd.grad(loss, theta)[0].item())
+    assert abs(slopes[0]) < 0.02
+    assert slopes[1] > 0.1  # a smaller theta is better
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: toy_game(repeats=0), "repeats must be positive, got 0"),
+        (lambda: toy_game(lr_scale=0.0), r"lr_scale must be positive, got 0\.0"),
+        (lambda: toy_game(num_classes=0), "num_classes must be at least 1"),
+        (lambda: gan.GAN(nn.Linear(1, 1), nn.Linear(1, 1), gan.Hinge(), latent=0), "latent must be positive, got 0"),
+        (lambda: toy_game().sample(-1), "n must be at least 0, got -1"),
+        (lambda: toy_game().sample(2, torch.tensor([0, 1])), "y must be None"),
+        (lambda: labelled_game().sample(2, torch.tensor([0, 4])), r"y must lie in 0\.\.3"),
+        (lambda: labelled_game().discriminator_loss(torch.zeros(2, 1, 28, 28)), "y must hold n = 2 labels"),
+        (lambda: labelled_game().generator_loss(torch.zeros(2, 1, 28, 28)), "y must hold n = 2 labels"),
+        (lambda: toy_game().discriminator_loss(torch.zeros(5, 3)), r"shape of x, \(5, 3\), got \(5, 2\)"),
+        (lambda: gan.GAN(nn.Linear(3, 2), nn.Linear(2, 2), gan.Hinge(), 3).logits(torch.zeros(4, 2)),
+         r"discriminator must give \(4,\) or \(4, 1\) logits, got \(4, 2\)"),
+        (lambda: gan.InstanceNoise(Cosine(), 0.0), r"t must lie in \(0, 1\], got 0\.0"),
+        (lambda: gan.DiracGAN(r1=-1.0), "r1 and sigma must not be negative"),
+        (lambda: gan.mode_coverage(torch.zeros(3, 3), RING.centres(), 0.1), r"x \(N, D\) and centres"),
+        (lambda: gan.mode_coverage(torch.full((3, 2), math.nan), RING.centres(), 0.1), "x must be finite"),
+        (lambda: gan.mode_coverage(torch.zeros(3, 2), RING.centres(), 0.0), "std > 0"),
+    ],
+)  # fmt: skip
+def test_impossible_input_is_refused_by_name(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_generator_without_labels_ignores_them_nowhere() -> None:
+    assert ImageGenerator(5, width=8)(torch.zeros(2, 5)).shape == (2, 1, 28, 28)
