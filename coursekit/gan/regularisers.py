@@ -65,8 +65,8 @@ class GradientPenalty(Regulariser):
     def __call__(
         self, logits: Logits, real: Tensor, fake: Tensor, y: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
-        u = torch.empty_like(real[:, :1].flatten(1)[:, 0]).uniform_(generator=generator)  # (N,)
-        between = torch.lerp(fake, real, u.view(-1, *[1] * (real.ndim - 1)))
+        u = real.new_empty(len(real), *[1] * (real.ndim - 1)).uniform_(generator=generator)  # (N, 1, ...)
+        between = torch.lerp(fake, real, u)
         slope = _gradient(logits, between, y).norm(dim=1)
         return self.weight * (slope - self.target).square().mean()
 

@@ -68,32 +68,45 @@ RULES: dict[str, Rules] = {
 """The games of the table, by name."""
 
 
-def ring_game(rules: Rules, seeds: int = 1, latent: int = 2, width: int = 64) -> GAN:
+def ring_game(rules: Rules, seeds: int = 1, latent: int = 2, width: int = 64, lr_scale: float = 1.0) -> GAN:
     """Games for the plane, one for each seed, side by side; their weights are drawn from torch's global generator."""
     generators = [MLP([latent, width, width, 2], nn.ReLU) for _ in range(seeds)]
     critics = [rules.bound(MLP([2, width, width, 1], nn.ReLU)) for _ in range(seeds)]
-    return GAN(Replicas(generators), Replicas(critics), rules.objective, latent, regularisers=rules.regularisers)
+    return GAN(Replicas(generators), Replicas(critics), rules.objective, latent,
+               regularisers=rules.regularisers, lr_scale=lr_scale)  # fmt: skip
 
 
 def cover_ring(
-    rules: Rules, seeds: int = 5, steps: int = 1000, lr: float = 3e-3, batch_size: int = 128, samples: int = 2500
+    rules: Rules,
+    seeds: int = 5,
+    steps: int = 1000,
+    lr: float = 3e-3,
+    lr_scale: float = 1.0,
+    betas: tuple[float, float] = (0.5, 0.99),
+    batch_size: int = 128,
+    samples: int = 2500,
 ) -> list[ModeCoverage]:
     """Train a game on the ring of eight with several seeds, and count the modes that each generator covers.
+
+    A discriminator that learns too slowly (`lr_scale=0.3`) makes the generator chase the one place that it likes best,
+    and all samples end in one mode; momentum (`betas=(0.9, 0.99)`) makes both players overshoot.
 
     Args:
         rules: such as `RULES["original"]`.
         seeds: games side by side.
         steps: moves of each player.
-        lr: learning rate of both.
+        lr: learning rate of the generator.
+        lr_scale: the discriminator's, in units of it.
+        betas: of Adam.
         batch_size: of each game.
         samples: of each generator, to be counted.
     """
     ring = GaussianRing()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        game = ring_game(rules, seeds)
+        game = ring_game(rules, seeds, lr_scale=lr_scale)
     points = ring.sample(50_000, torch.Generator().manual_seed(0))
-    fit(game, points, steps=steps, batch_size=seeds * batch_size, lr=lr, betas=(0.5, 0.99), warmup=20, decay=0.3,
+    fit(game, points, steps=steps, batch_size=seeds * batch_size, lr=lr, betas=betas, warmup=20, decay=0.3,
         clip=None, progress=False)  # fmt: skip
     x = game.sample(seeds * samples, generator=torch.Generator().manual_seed(1)).unflatten(0, (-1, seeds))
     return [mode_coverage(part, ring.centres(), ring.std) for part in x.unbind(1)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
@@ -67,7 +68,7 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor, weights: Tensor | float = 1.0) 
         if bool(value.isnan().any()):
             raise ValueError(f"{name} must hold logarithms of densities, got NaN")
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return sum((_mean(log, log - log_m, weights) for log in (log_p, log_q)), torch.zeros_like(log_p[0])) / 2
+    return (_mean(log_p, log_p - log_m, weights) + _mean(log_q, log_q - log_m, weights)) / 2
 
 
 def _mean(log_p: Tensor, values: Tensor, weights: Tensor | float) -> Tensor:
@@ -85,8 +86,7 @@ def game_value(logits: Tensor, log_p: Tensor, log_q: Tensor, weights: Tensor | f
         >>> round(game_value(torch.zeros(2), log_p, log_p).item(), 4)  # -log 4
         -1.3863
     """
-    log_d = torch.nn.functional.logsigmoid
-    return _mean(log_p, log_d(logits), weights) + _mean(log_q, log_d(-logits), weights)
+    return _mean(log_p, F.logsigmoid(logits), weights) + _mean(log_q, F.logsigmoid(-logits), weights)
 
 
 def saturating_slope(logits: Tensor) -> Tensor:

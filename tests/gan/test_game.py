@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from coursekit import gan
+from coursekit import gan, recipes
+from coursekit.__main__ import app
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.diffusion import Cosine, Rectified, fit
 from coursekit.diffusion.engine import Engine
+from coursekit.evaluation import shares
 from coursekit.gan.images import ImageGenerator
 from coursekit.networks import MLP, TimeMLP
 from coursekit.toys import GaussianRing
@@ -137,7 +142,7 @@ def test_a_critic_without_a_bound_runs_away_until_the_engine_stops_it() -> None:
 
 
 @pytest.mark.parametrize("wrap", [gan.spectrally_normalised, gan.weight_clipped, lambda network: network])
-def test_training_resumes_to_the_last_bit_and_weights_are_saved(wrap: object, tmp_path: object) -> None:
+def test_training_resumes_to_the_last_bit_and_weights_are_saved(wrap: object, tmp_path: Path) -> None:
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
 
     def game() -> gan.GAN:
@@ -320,3 +325,16 @@ def test_impossible_input_is_refused_by_name(make: object, message: str) -> None
 
 def test_a_generator_without_labels_ignores_them_nowhere() -> None:
     assert ImageGenerator(5, width=8)(torch.zeros(2, 5)).shape == (2, 1, 28, 28)
+
+
+def test_the_commands_train_and_draw_with_a_game(tmp_path: Path) -> None:
+    """A model with players instead of a loss passes through recipes, its file and the sampler of the commands."""
+    out, drawn = tmp_path / "gan.safetensors", tmp_path / "drawn.npz"
+    for words in (("train", "gan", "--out", out, "--steps", 2), ("sample", out, "--out", drawn, "--number", 20)):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+    with np.load(drawn, allow_pickle=False) as file:
+        images = torch.from_numpy(file["images"])
+    assert images.shape == (20, 1, 28, 28)
+    model = recipes.load(out, "gan")
+    torch.testing.assert_close(images, model.sample(20, shares(20), torch.Generator().manual_seed(0)))
