@@ -20,7 +20,6 @@ from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.diffusion import Cosine, Rectified, fit
 from coursekit.diffusion.engine import Engine
 from coursekit.evaluation import shares
-from coursekit.gan.images import ImageGenerator
 from coursekit.networks import MLP, TimeMLP
 from coursekit.toys import GaussianRing
 
@@ -323,8 +322,8 @@ def test_impossible_input_is_refused_by_name(make: object, message: str) -> None
         make()
 
 
-def test_a_generator_without_labels_ignores_them_nowhere() -> None:
-    assert ImageGenerator(5, width=8)(torch.zeros(2, 5)).shape == (2, 1, 28, 28)
+def test_a_generator_of_pictures_without_labels_draws_without_them() -> None:
+    assert gan.ImageGenerator(5, width=8)(torch.zeros(2, 5)).shape == (2, 1, 28, 28)
 
 
 def test_the_commands_train_and_draw_with_a_game(tmp_path: Path) -> None:
