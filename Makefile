@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.mixtures
 	$(PY) -m benchmarks.autoregressive
 	$(PY) -m benchmarks.flows
+	$(PY) -m benchmarks.modes
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

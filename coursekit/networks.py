@@ -1,4 +1,8 @@
-"""The networks that lessons share: perceptrons (plain, masked, aware of the time), and the course's U-Net."""
+"""The networks that lessons share: perceptrons (plain, masked, aware of the time), and networks of pictures.
+
+Pictures of 28 x 28 pixels enter as 14 x 14 places of 4 channels (2 x 2 pixels each) and leave the same way, so that no
+convolution runs on more places than that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MLP", "MaskedLinear", "MaskedMLP", "TimeEmbedding", "TimeMLP", "UNet", "autoregressive_masks"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MaskedLinear",
+    "MaskedMLP",
+    "TimeEmbedding",
+    "TimeMLP",
+    "UNet",
+    "autoregressive_masks",
+]
 
 
 class MLP(nn.Sequential):
@@ -170,23 +184,105 @@ class TimeMLP(nn.Module):
         features: D of the points.
         width: of the `depth` hidden layers.
         num_classes: labels are 0..num_classes - 1, and num_classes says "no label"; None without labels.
+        outputs: numbers a point; D if None.
 
     Example:
         >>> TimeMLP(2)(torch.zeros(5, 2), torch.linspace(0, 1, 5)).shape
         torch.Size([5, 2])
     """
 
-    def __init__(self, features: int, width: int = 128, depth: int = 3, num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        outputs: int | None = None,
+    ) -> None:
         super().__init__()
         self.time = nn.Sequential(TimeEmbedding(32, max_frequency=100.0), nn.Linear(32, width))
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
         self.point = nn.Linear(features, width)  # a layer of its own: beside 32 features two coordinates would drown
-        self.body = nn.Sequential(nn.SiLU(), MLP([*[width] * depth, features]))
+        self.body = nn.Sequential(nn.SiLU(), MLP([*[width] * depth, outputs or features]))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """(N, D) points at times (N,) with labels (N,) -> (N, D)."""
+        """(N, D) points at times (N,) with labels (N,) -> (N, outputs)."""
         context = self.time(t) if self.label is None else self.time(t) + self.label(y)
         return self.body(self.point(x) + context)
+
+
+class ConvEncoder(nn.Module):
+    """Pictures to a few numbers: 14 x 14 -> 7 x 7 -> a vector, without normalisation, so that no picture sees another.
+
+    Args:
+        outputs: numbers a picture.
+        width: channels at 14 x 14; twice as many at 7 x 7.
+        context: features of a context, such as the embedding of a label, added to the first layer; 0 for none.
+        activation: makes the layer between two others.
+
+    Example:
+        >>> ConvEncoder(outputs=5, width=8, context=3)(torch.zeros(2, 1, 28, 28), torch.zeros(2, 3)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self, outputs: int, width: int = 32, context: int = 0, activation: Callable[[], nn.Module] = nn.SiLU
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(4, width, 3, padding=1)
+        self.context = nn.Linear(context, width, bias=False) if context else None
+        self.body = nn.Sequential(
+            activation(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            activation(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            activation(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 49, outputs),
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(N, 1, 28, 28) pictures and, if the network was built for it, a context (N, C) -> (N, outputs)."""
+        h = self.enter(F.pixel_unshuffle(x, 2))
+        return self.body(h if self.context is None else h + self.context(context)[..., None, None])
+
+
+class ConvDecoder(nn.Module):
+    """A few numbers to pictures: a vector -> 7 x 7 -> 14 x 14 -> 28 x 28; the last layer is linear.
+
+    Args:
+        inputs: numbers a picture.
+        outputs: channels of the result, 1 for a picture, more for the parameters of a distribution over pixels.
+        width: channels at 14 x 14; twice as many at 7 x 7.
+        activation: makes the layer between two others.
+
+    Example:
+        >>> ConvDecoder(inputs=5, width=8)(torch.zeros(2, 5)).shape
+        torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int = 1, width: int = 32, activation: Callable[[], nn.Module] = nn.SiLU
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(inputs, 2 * width * 49),
+            nn.Unflatten(1, (2 * width, 7, 7)),
+            nn.GroupNorm(8, 2 * width),
+            activation(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.GroupNorm(8, 2 * width),
+            activation(),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            activation(),
+            nn.Conv2d(width, 4 * outputs, 3, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, inputs) -> (N, outputs, 28, 28)."""
+        return F.pixel_shuffle(self.body(z), 2)
 
 
 class ResidualBlock(nn.Module):

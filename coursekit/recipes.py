@@ -23,6 +23,7 @@ from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.flows import image_flow
+from coursekit.gan import image_gan
 from coursekit.networks import UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
 
@@ -131,6 +132,20 @@ RECIPES: dict[str, Recipe] = {
             "augment": mirror,
         },
         seconds=900,
+    ),
+    "gan": Recipe(
+        image_gan,
+        {
+            "batch_size": 32,
+            "lr": 2e-3,
+            "betas": (0.0, 0.99),
+            "warmup": 20,
+            "decay": 0.5,
+            "ema_half_life": 400.0,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=120,
     ),
 }
 """Every model that `python -m coursekit train` can make, by name."""

@@ -97,7 +97,7 @@ def test_evaluate_prints_and_writes_the_numbers(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "gan", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, classifier"),
+        (("train", "crystal ball", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, classifier"),
         (("train", "classifier", "--out", "a", "--steps", "0"), "steps must be positive"),
         (("train", "classifier", "--out", "a", "--steps", "1", "--resume"), "want a checkpoint"),
         (("sample", "nothing.safetensors", "--out", "a.png"), "there is no checkpoint nothing.safetensors"),
@@ -130,7 +130,7 @@ def test_wrong_kinds_of_files_are_refused(trained: Path, tmp_path: Path) -> None
     (tmp_path / "cut.safetensors").write_bytes(data[: len(data) // 2])
     assert "damaged" in run("sample", tmp_path / "cut.safetensors", "--out", tmp_path / "a.png").output
     with pytest.raises(ValueError, match="name must be one of"):
-        recipes.save(tmp_path / "f", "gan", recipes.RECIPES["classifier"].build())
+        recipes.save(tmp_path / "f", "crystal ball", recipes.RECIPES["classifier"].build())
 
 
 def test_settings_of_diffusion_are_refused_for_other_models(trained: Path) -> None:

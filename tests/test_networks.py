@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from coursekit.networks import (
     MLP,
     Attention,
+    ConvDecoder,
+    ConvEncoder,
     MaskedLinear,
     MaskedMLP,
     ResidualBlock,
@@ -143,3 +145,18 @@ def test_impossible_masks_are_refused(make: object) -> None:
 def test_impossible_sizes_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="got"):
         make()
+
+
+def test_encoder_and_decoder_treat_each_sample_alone_and_use_all_of_it() -> None:
+    x, context = torch.randn(3, 1, 28, 28).requires_grad_(), torch.randn(3, 6).requires_grad_()
+    encoder, decoder = ConvEncoder(5, 8, context=6), ConvDecoder(5, 2, 8)
+    z = encoder(x, context)
+    for gradient in torch.autograd.grad(z[1].sum(), [x, context]):
+        assert bool(gradient[1].ne(0).all())
+        assert not gradient[[0, 2]].any()
+    z = z.detach().requires_grad_()
+    pictures = decoder(z)
+    assert pictures.shape == (3, 2, 28, 28)
+    (gradient,) = torch.autograd.grad(pictures[1, :, 14, 14].sum(), z)
+    assert bool(gradient[1].ne(0).all())
+    assert not gradient[[0, 2]].any()

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,19 @@ from coursekit.diffusion import (
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
-from coursekit.networks import TimeMLP, UNet
+from coursekit.gan import (
+    GAN,
+    R1,
+    RULES,
+    Critic,
+    GradientPenalty,
+    InstanceNoise,
+    Minimax,
+    NoiseLevels,
+    NonSaturating,
+    ring_game,
+)
+from coursekit.networks import MLP, TimeMLP, UNet
 from coursekit.recipes import RECIPES
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -100,6 +113,23 @@ MODELS = {
         lambda: Denoiser(TimeMLP(2, num_classes=2), Cosine(), num_classes=2, times=ImportanceSampled()),
         labelled_points,
     ),
+    "critic": (
+        lambda: Critic(MLP([2, 8, 1]), Minimax(), lambda n, _: torch.zeros(n, 2), corrupt=InstanceNoise(Cosine(), 0.5)),
+        points,
+    ),
+    "game along the noise axis": (
+        lambda: GAN(
+            MLP([2, 8, 2]),
+            TimeMLP(2, 8, outputs=1),
+            NonSaturating(),
+            latent=2,
+            regularisers=[R1(share=0.5), GradientPenalty()],
+            corrupt=NoiseLevels(Rectified()),
+            repeats=2,
+        ),
+        points,
+    ),
+    **{f"game, {name}": (partial(ring_game, rules, seeds=2, width=8), points) for name, rules in RULES.items()},
 }
 
 
