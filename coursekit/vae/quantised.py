@@ -1,0 +1,255 @@
+r"""Vector quantisation: codes that are whole numbers, one for each place of a map.
+
+The encoder returns a vector z_e(x) for each place, and the nearest of K learned vectors takes its part,
+
+    k = argmin_k |z_e - e_k|^2,        z_q = e_k.
+
+Nothing flows back through an argmin, so the gradient of z_q is handed to z_e as it is (straight through), the vectors
+follow what chose them, and the encoder is held near its choice:
+
+    loss = -log p(x | z_q) + |sg[z_e] - e_k|^2 + beta |z_e - sg[e_k]|^2,       sg: no gradient.
+
+With z known for sure and a prior p(k) the bound on the evidence is log p(x | z_q) + sum over places of log p(k); with all
+codes equally likely a place costs log K. To draw well one needs a prior over the whole map of codes, such as the
+autoregressive models of lesson 03; here places are independent, which shows what is missing.
+
+Reference: van den Oord et al., "Neural Discrete Representation Learning", 2017, arXiv 1711.00937, eq. 1 to 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coursekit.vae.likelihoods import Likelihood
+
+__all__ = ["VQVAE", "VectorQuantiser", "perplexity"]
+
+
+class VectorQuantiser(nn.Module):
+    """A codebook. In training mode, codes that nobody chose for a while are moved onto vectors of the current batch.
+
+    Args:
+        codes: K.
+        features: of a vector.
+        patience: after so many batches without being chosen a code moves.
+
+    Attributes:
+        idle: batches since each code was last chosen, (K,).
+        revived: how many codes have moved so far.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    Example:
+        >>> quantiser = VectorQuantiser(codes=8, features=2)
+        >>> z, k = quantiser(torch.zeros(1, 2, 7, 7))
+        >>> z.shape, k.shape
+        (torch.Size([1, 2, 7, 7]), torch.Size([1, 7, 7]))
+    """
+
+    idle: Tensor
+    revived: Tensor
+
+    def __init__(self, codes: int, features: int, patience: int = 20) -> None:
+        super().__init__()
+        if min(codes, features, patience) < 1:
+            raise ValueError(f"codes, features, patience >= 1 are wanted, got {codes}, {features} and {patience}")
+        self.patience = patience
+        self.vectors = nn.Parameter(torch.randn(codes, features))
+        self.register_buffer("idle", torch.zeros(codes, dtype=torch.long))
+        self.register_buffer("revived", torch.zeros((), dtype=torch.long))
+
+    @property
+    def codes(self) -> int:
+        """K."""
+        return len(self.vectors)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The code of each place, (N, features, *) -> (N, *), whole numbers.
+
+        Raises:
+            ValueError: if z has another number of features.
+        """
+        if z.ndim < 2 or z.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"z must have shape (N, {self.vectors.shape[1]}, *), got {tuple(z.shape)}")
+        places = z.detach().movedim(1, -1)  # (N, *, features)
+        return (self.vectors.square().sum(1) - 2 * places @ self.vectors.T).argmin(dim=-1)
+
+    def look_up(self, k: Tensor) -> Tensor:
+        """The vectors of codes, (N, *) -> (N, features, *)."""
+        return F.embedding(k, self.vectors).movedim(-1, 1)
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The nearest vectors (N, features, *), differentiable in the codebook only, and their codes (N, *)."""
+        if self.training:
+            self._revive(z.detach(), generator)
+        k = self.nearest(z)
+        if self.training:
+            chosen = torch.zeros_like(self.idle).index_add_(0, k.flatten(), torch.ones_like(k.flatten()))
+            self.idle.copy_(torch.where(chosen > 0, 0, self.idle + 1))
+        return self.look_up(k), k
+
+    @torch.no_grad()
+    def _revive(self, z: Tensor, generator: torch.Generator | None) -> None:
+        """Move idle codes onto random vectors of the batch, without looking at the device."""
+        places = z.movedim(1, -1).flatten(0, -2)
+        pick = torch.randint(len(places), (self.codes,), generator=generator, device=z.device)
+        fresh = places[pick].to(self.vectors.dtype)
+        dead = (self.idle >= self.patience) & fresh.isfinite().all(dim=1)
+        self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
+        self.idle.masked_fill_(dead, 0)
+        self.revived += dead.sum()
+
+
+class VQVAE(nn.Module):
+    """An auto-encoder with a map of whole-number codes and a likelihood of the data.
+
+    Args:
+        encoder: (N, ...) -> (N, features, *places).
+        decoder: (N, features, *places) -> the parameters of the likelihood.
+        likelihood: p(x | z_q): `GaussianLikelihood` or `PixelLikelihood`.
+        quantiser: the codebook.
+        places: of the map, such as (7, 7).
+        commitment: beta, what holds the encoder near its choice.
+
+    Raises:
+        ValueError: if the commitment is negative.
+
+    Example:
+        >>> from coursekit.vae import GaussianLikelihood
+        >>> networks = nn.Unflatten(1, (2, 3)), nn.Flatten()
+        >>> model = VQVAE(*networks, GaussianLikelihood(), VectorQuantiser(codes=4, features=2), places=(3,))
+        >>> model.encode(torch.zeros(5, 6)).shape, model.sample(2).shape
+        (torch.Size([5, 3]), torch.Size([2, 6]))
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        quantiser: VectorQuantiser,
+        places: Sequence[int],
+        commitment: float = 0.25,
+    ) -> None:
+        super().__init__()
+        if not commitment >= 0:
+            raise ValueError(f"commitment must not be negative, got {commitment}")
+        self.encoder, self.decoder, self.likelihood, self.quantiser = encoder, decoder, likelihood, quantiser
+        self.places, self.commitment = tuple(places), commitment
+
+    def loss(self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """The three terms, summed over pixels and places, averaged over the batch: a scalar.
+
+        Labels, which data may come with, are not looked at.
+        """
+        z_e = self.encoder(x)
+        z_q, _ = self.quantiser(z_e, generator)
+        z = z_e + (z_q - z_e).detach()  # straight through: the value of z_q, the gradient to z_e
+        distances = (z_e.detach() - z_q).square() + self.commitment * (z_e - z_q.detach()).square()
+        return distances.flatten(1).sum(1).mean() - self._log_likelihood(z, x).mean()
+
+    def log_prob_bound(self, x: Tensor, y: Tensor | None = None, frequencies: Tensor | None = None) -> Tensor:
+        """log p(x | z_q) + sum of log p(k) over places: a bound from below on log p(x), (N,), in nats, without noise.
+
+        Args:
+            x: (N, ...).
+            y: not looked at.
+            frequencies: p(k) of each place, (*places, K), such as `frequencies` returns; all equal if None.
+        """
+        k = self.encode(x)
+        if frequencies is None:
+            log_prior = -math.log(self.quantiser.codes) * k[0].numel()
+        else:
+            self._check_frequencies(frequencies)
+            every = frequencies.log().expand(*k.shape, -1)
+            log_prior = every.gather(-1, k[..., None]).flatten(1).sum(1)
+        return self._log_likelihood(self.quantiser.look_up(k), x) + log_prior
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The codes of x, (N, *places), whole numbers."""
+        k = self.quantiser.nearest(self.encoder(x))
+        if k.shape[1:] != self.places:
+            raise ValueError(f"encoder must return maps of {self.places} places, got {tuple(k.shape[1:])}")
+        return k
+
+    def decode(self, k: Tensor) -> Tensor:
+        """The mean of p(x | codes), (N, *places) -> (N, ...).
+
+        Raises:
+            ValueError: if the codes have the wrong shape.
+        """
+        if k.shape[1:] != self.places:
+            raise ValueError(f"k must have shape (N, {', '.join(map(str, self.places))}), got {tuple(k.shape)}")
+        return self.likelihood.mean(self.decoder(self.quantiser.look_up(k)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x through its codes and back, (N, ...)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def frequencies(self, x: Tensor, prior_count: float = 1.0) -> Tensor:
+        """How often data x (N, ...) choose each code at each place, (*places, K), every code counted once more.
+
+        Args:
+            x: the data, of which 500 are encoded at a time.
+            prior_count: added to the N counts of a place, shared among its codes, so that none is ruled out.
+        """
+        codes = self.quantiser.codes
+        counts = sum(F.one_hot(self.encode(part), codes).sum(0) for part in x.split(500))
+        return (counts.to(self.quantiser.vectors.dtype) + prior_count / codes) / (len(x) + prior_count)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        frequencies: Tensor | None = None,
+    ) -> Tensor:
+        """n draws of x, (n, ...), the code of each place drawn by itself: no place knows what the others do.
+
+        Args:
+            n: how many.
+            y: not looked at.
+            generator: of codes and pixels.
+            frequencies: as in `log_prob_bound`; all codes equally likely if None.
+        """
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}")
+        if frequencies is None:
+            shape = (n, *self.places)
+            k = torch.randint(self.quantiser.codes, shape, generator=generator, device=self.quantiser.vectors.device)
+        else:
+            self._check_frequencies(frequencies)
+            rows = frequencies.reshape(-1, self.quantiser.codes)
+            k = (
+                torch.multinomial(rows, max(n, 1), replacement=True, generator=generator)
+                .T[:n]
+                .unflatten(1, self.places)
+            )
+        return self.likelihood.sample(self.decoder(self.quantiser.look_up(k)), generator)
+
+    def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(self.decoder(z).to(x.dtype), x)
+
+    def _check_frequencies(self, frequencies: Tensor) -> None:
+        wanted = (*self.places, self.quantiser.codes)
+        if frequencies.shape != wanted:
+            raise ValueError(f"frequencies must have shape {wanted}, got {tuple(frequencies.shape)}")
+
+
+def perplexity(k: Tensor, codes: int) -> Tensor:
+    """exp of the entropy of how often codes occur in k, of any shape: a scalar, 1 if one code does all, at most K.
+
+    Example:
+        >>> perplexity(torch.tensor([[0, 1], [2, 3]]), codes=8)
+        tensor(4.)
+    """
+    share = torch.bincount(k.flatten(), minlength=codes) / k.numel()
+    return torch.special.entr(share).sum().exp()
