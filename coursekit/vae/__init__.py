@@ -10,7 +10,8 @@ from coursekit.vae.aggregate import (
     rate_per_dimension,
 )
 from coursekit.vae.autoencoder import AutoEncoder, conv_auto_encoder, linear_auto_encoder
-from coursekit.vae.base import Beside, Elbo, LatentModel, VariationalModel
+from coursekit.vae.bound import Elbo, VariationalModel
+from coursekit.vae.codes import Beside, LatentModel
 from coursekit.vae.gaussian import DiagonalGaussian
 from coursekit.vae.hierarchical import HierarchicalVAE
 from coursekit.vae.likelihoods import GaussianLikelihood, Likelihood, PixelLikelihood

@@ -4,7 +4,7 @@ The aggregated posterior of data x_1..x_M is the mixture of their codes' laws,
 
     q(z) = 1/M sum_i q(z | x_i),
 
-and the mean rate falls into two parts, how much a code tells of which x it came from, and how far q(z) is from the prior:
+and the mean rate has two parts, how much a code tells of which x it came from, and how far q(z) is from the prior:
 
     1/M sum_i KL(q(z | x_i) || p(z)) = I_q(i; z) + KL(q(z) || p(z)),    0 <= I_q(i; z) <= log M.
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coursekit.estimates import Estimate, bootstrap_interval
+from coursekit.estimates import Estimate, mean_interval
 from coursekit.vae.gaussian import DiagonalGaussian
 from coursekit.vae.vae import VAE
 
@@ -86,13 +86,13 @@ def aggregated_posterior(model: VAE, x: Tensor, y: Tensor | None = None) -> Aggr
 
 
 def kl_to_prior(q: AggregatedPosterior, samples: int = 2000, generator: torch.Generator | None = None) -> Estimate:
-    """KL(q(z) || N(0, I)) in nats, by draws from q, with its 95 % bootstrap interval.
+    """KL(q(z) || N(0, I)) in nats, by draws from q, with its 95 % interval.
 
     Raises:
         ValueError: if there are fewer than two samples.
     """
     z = q.sample(samples, generator)
-    return bootstrap_interval(q.log_prob(z) - _prior(z), generator=generator)
+    return mean_interval(q.log_prob(z) - _prior(z))
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def rate_parts(q: AggregatedPosterior, samples: int = 2000, generator: torch.Gen
     z = own.sample(generator)
     log_q = q.log_prob(z)
     rate = float(q.components.kl(q.components.standard()).sum(1).mean())
-    information = bootstrap_interval(own.log_prob(z) - log_q, generator=generator)
-    return RateParts(rate, information, bootstrap_interval(log_q - _prior(z), generator=generator))
+    information = mean_interval(own.log_prob(z) - log_q)
+    return RateParts(rate, information, mean_interval(log_q - _prior(z)))
 
 
 def rate_per_dimension(q: AggregatedPosterior) -> Tensor:

@@ -2,11 +2,10 @@ r"""The auto-encoder: a network that must bring its input through a few numbers.
 
     z = f(x),   x' = g(z),        minimise E |x - x'|^2.
 
-With linear f and g the best code spans the subspace of the first principal components, and the loss is the variance that
-they leave out. The code is a vector of real numbers, as continuous as f; what it lacks is a law: nothing says which z
-occur, so that g was never asked about most of them. An auto-encoder can therefore not draw, and has no `sample`. Whoever
-wants to draw from one has to fit a density to its codes first, such as `coursekit.gmm.GaussianMixture`, and then draws
-from that density.
+With linear f and g the best code spans the subspace of the first principal components, and the loss is the variance
+that they leave out. The code is a vector of real numbers, as continuous as f. What it lacks is a law: nothing says
+which z occur, so that g was never asked about most of them. An auto-encoder can therefore not draw: it has no `sample`.
+To draw, one fits a density to the codes first, such as `coursekit.gmm.GaussianMixture`: it is that density which draws.
 
 References: Baldi and Hornik, "Neural networks and principal component analysis: learning from examples without local
 minima", Neural Networks 2, 1989; Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks",
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.networks import ConvDecoder, ConvEncoder
-from coursekit.vae.base import LatentModel
+from coursekit.vae.codes import LatentModel
 
 __all__ = ["AutoEncoder", "conv_auto_encoder", "linear_auto_encoder"]
 

@@ -3,8 +3,8 @@ r"""A VAE of two levels: a few numbers for the whole, more numbers for the rest.
     p(z_2) = N(0, I),   p(z_1 | z_2) = N(m_p(z_2), s_p^2(z_2)),   p(x | z_1) given by a decoder.
 
 Inference is top-down, in the order in which the model draws: q(z_2 | x), then q(z_1 | z_2, x), the product of what x
-says of z_1, N(m(x), s^2(x)), and of what z_2 says, p(z_1 | z_2): precisions add up. So what the upper level already knows
-costs nothing below, and each level has a reason to exist. The bound is
+says of z_1, N(m(x), s^2(x)), and of what z_2 says, p(z_1 | z_2): precisions add up. So what the upper level already
+knows costs nothing below, and each level has a reason to exist. The bound is
 
     log p(x) >= E_q[log p(x | z_1) - KL(q(z_1 | z_2, x) || p(z_1 | z_2))] - KL(q(z_2 | x) || p(z_2)).
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.networks import MLP
-from coursekit.vae.base import Beside, Elbo, VariationalModel
+from coursekit.vae.bound import Elbo, VariationalModel
+from coursekit.vae.codes import Beside
 from coursekit.vae.gaussian import DiagonalGaussian
 from coursekit.vae.likelihoods import Likelihood
 
@@ -31,7 +32,7 @@ __all__ = ["HierarchicalVAE"]
 class HierarchicalVAE(VariationalModel):
     """Two levels of Gaussian latents, z_2 above z_1 above x.
 
-    `encode`, `decode`, `interpolate` and `traverse` speak of the upper code z_2; `reconstruct` goes through both levels.
+    `encode`, `decode`, `interpolate` and `traverse` speak of the upper code z_2; `reconstruct` uses both levels.
 
     Args:
         encoder: (N, ...) -> (N, features), given the labels' context as a second argument if there are labels; the
@@ -102,7 +103,7 @@ class HierarchicalVAE(VariationalModel):
         return self.likelihood.mean(self.parameters_of(z_1, context))
 
     def elbo(self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Elbo:
-        """The bound on log p(x | y) of each x with one draw of both codes; rates of z_1 come first, then those of z_2."""
+        """The bound on log p(x | y) of each x with one draw of both codes; first the rates of z_1, then of z_2."""
         (lower, upper), context = self.posterior(x, y), self.context(y, len(x))
         prior = self.prior(upper.sample(generator), context)
         q_1 = lower.times(prior)

@@ -4,10 +4,10 @@ Given the decoder's numbers a = f(z), the parts of x are independent, so that
 
     log p(x | z) = sum_i log p(x_i | a_i),
 
-a sum over all pixels and never their mean: the rate of the latents is weighed against it. For pictures of numbers,
+a sum over all pixels and never their mean: the rate of the latents is weighed against it. For real numbers,
 p(x_i | a_i) = N(x_i; a_i, sigma^2) with one sigma; its best value, given the decoder, is the root of the mean squared
-error (Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders", 2021, arXiv 2006.13202). For black and
-white or 256 levels it is a law of `coursekit.pixels`.
+error (Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders", 2021, arXiv 2006.13202). For black
+and white or 256 levels it is a law of `coursekit.pixels`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class GaussianLikelihood(nn.Module):
         if parameters.shape != x.shape:
             raise ValueError(f"parameters must have the shape of x, {tuple(x.shape)}, got {tuple(parameters.shape)}")
         squares = ((x - parameters) / self.sigma).square().flatten(1).sum(1)
-        return -0.5 * squares - x[0].numel() * (self.log_sigma + 0.5 * math.log(2 * math.pi))
+        return -0.5 * squares - math.prod(x.shape[1:]) * (self.log_sigma + 0.5 * math.log(2 * math.pi))
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """parameters + sigma eps."""

@@ -11,8 +11,8 @@ W = (u_j sqrt(l_j - sigma^2))_j. The columns of this W are orthogonal, so the po
 has a diagonal covariance that does not depend on x: an encoder of one linear layer and one vector of log-variances
 contains it, and the bound touches the evidence.
 
-References: Tipping and Bishop, "Probabilistic Principal Component Analysis", J. R. Statist. Soc. B 61, 1999, eq. 5 to 9;
-Lucas et al., "Don't Blame the ELBO!", 2019, arXiv 1911.02469, section 4.
+References: Tipping and Bishop, "Probabilistic Principal Component Analysis", J. R. Statist. Soc. B 61, 1999, eq. 5 to
+9; Lucas et al., "Don't Blame the ELBO!", 2019, arXiv 1911.02469, section 4.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import nn
 
 from coursekit.networks import MLP, ConvDecoder, ConvEncoder
 from coursekit.pixels import Bernoulli
-from coursekit.vae.base import Beside
+from coursekit.vae.codes import Beside
 from coursekit.vae.hierarchical import HierarchicalVAE
 from coursekit.vae.likelihoods import GaussianLikelihood, Likelihood, PixelLikelihood
 from coursekit.vae.quantised import VQVAE, VectorQuantiser

@@ -4,16 +4,19 @@ The encoder returns a vector z_e(x) for each place, and the nearest of K learned
 
     k = argmin_k |z_e - e_k|^2,        z_q = e_k.
 
-Nothing flows back through an argmin, so the gradient of z_q is handed to z_e as it is (straight through), the vectors
-follow what chose them, and the encoder is held near its choice:
+Nothing flows back through an argmin, so the gradient of z_q is handed to z_e as it is (straight through), and the
+encoder is held near its choice:
 
-    loss = -log p(x | z_q) + |sg[z_e] - e_k|^2 + beta |z_e - sg[e_k]|^2,       sg: no gradient.
+    loss = -log p(x | z_q) + beta |z_e - sg[e_k]|^2,       sg: no gradient.
 
-With z known for sure and a prior p(k) the bound on the evidence is log p(x | z_q) + sum over places of log p(k); with all
-codes equally likely a place costs log K. To draw well one needs a prior over the whole map of codes, such as the
+The vectors are no parameters: each is a running average of what chose it, as in k-means by batches.
+
+With z known for sure and a prior p(k) the bound on the evidence is log p(x | z_q) + sum over places of log p(k); with
+all codes equally likely a place costs log K. To draw well one needs a prior over the whole map of codes, such as the
 autoregressive models of lesson 03; here places are independent, which shows what is missing.
 
-Reference: van den Oord et al., "Neural Discrete Representation Learning", 2017, arXiv 1711.00937, eq. 1 to 3.
+Reference: van den Oord et al., "Neural Discrete Representation Learning", 2017, arXiv 1711.00937, eq. 1 to 3
+and, for the running averages, appendix A.1.
 """
 
 from __future__ import annotations
@@ -31,19 +34,22 @@ __all__ = ["VQVAE", "VectorQuantiser", "perplexity"]
 
 
 class VectorQuantiser(nn.Module):
-    """A codebook. In training mode, codes that nobody chose for a while are moved onto vectors of the current batch.
+    """A codebook: in training mode it follows what its codes are chosen for, and moves codes that nobody chooses.
 
     Args:
         codes: K.
         features: of a vector.
-        patience: after so many batches without being chosen a code moves.
+        decay: of the running averages, a batch.
+        dead_below: a code chosen less often than this share of 1 / K moves onto a random vector of the batch.
 
     Attributes:
-        idle: batches since each code was last chosen, (K,).
+        vectors: e_k, (K, features).
+        shares: running average of how often each code is chosen, (K,).
+        sums: running average of the sum of the vectors that chose it, over the number of all places, (K, features).
         revived: how many codes have moved so far.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or decay or dead_below is not in [0, 1).
 
     Example:
         >>> quantiser = VectorQuantiser(codes=8, features=2)
@@ -52,16 +58,21 @@ class VectorQuantiser(nn.Module):
         (torch.Size([1, 2, 7, 7]), torch.Size([1, 7, 7]))
     """
 
-    idle: Tensor
+    vectors: Tensor
+    shares: Tensor
+    sums: Tensor
     revived: Tensor
 
-    def __init__(self, codes: int, features: int, patience: int = 20) -> None:
+    def __init__(self, codes: int, features: int, decay: float = 0.97, dead_below: float = 0.1) -> None:
         super().__init__()
-        if min(codes, features, patience) < 1:
-            raise ValueError(f"codes, features, patience >= 1 are wanted, got {codes}, {features} and {patience}")
-        self.patience = patience
-        self.vectors = nn.Parameter(torch.randn(codes, features))
-        self.register_buffer("idle", torch.zeros(codes, dtype=torch.long))
+        if min(codes, features) < 1:
+            raise ValueError(f"codes and features must be at least 1, got {codes} and {features}")
+        if not (0 <= decay < 1 and 0 <= dead_below < 1):
+            raise ValueError(f"decay and dead_below must lie in [0, 1), got {decay} and {dead_below}")
+        self.decay, self.dead_below = decay, dead_below
+        self.register_buffer("vectors", torch.randn(codes, features))
+        self.register_buffer("shares", torch.full((codes,), 1 / codes))
+        self.register_buffer("sums", self.vectors / codes)
         self.register_buffer("revived", torch.zeros((), dtype=torch.long))
 
     @property
@@ -85,24 +96,38 @@ class VectorQuantiser(nn.Module):
         return F.embedding(k, self.vectors).movedim(-1, 1)
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The nearest vectors (N, features, *), differentiable in the codebook only, and their codes (N, *)."""
-        if self.training:
-            self._revive(z.detach(), generator)
+        """The nearest vectors (N, features, *), without gradient, and their codes (N, *).
+
+        In training mode the codebook takes in the batch afterwards.
+        """
         k = self.nearest(z)
+        found = self.look_up(k)
         if self.training:
-            chosen = torch.zeros_like(self.idle).index_add_(0, k.flatten(), torch.ones_like(k.flatten()))
-            self.idle.copy_(torch.where(chosen > 0, 0, self.idle + 1))
-        return self.look_up(k), k
+            places = z.detach().movedim(1, -1).reshape(-1, z.shape[1]).to(self.vectors)
+            self._follow(places, k.flatten())
+            self._revive(places, generator)
+        return found, k
 
     @torch.no_grad()
-    def _revive(self, z: Tensor, generator: torch.Generator | None) -> None:
-        """Move idle codes onto random vectors of the batch, without looking at the device."""
-        places = z.movedim(1, -1).flatten(0, -2)
-        pick = torch.randint(len(places), (self.codes,), generator=generator, device=z.device)
-        fresh = places[pick].to(self.vectors.dtype)
-        dead = (self.idle >= self.patience) & fresh.isfinite().all(dim=1)
+    def _follow(self, places: Tensor, k: Tensor) -> None:
+        """Move each code towards the mean of what chose it; a batch that is not finite changes nothing."""
+        part = 1 / len(places)
+        shares = torch.zeros_like(self.shares).index_add_(0, k, torch.full_like(places[:, 0], part))
+        sums = torch.zeros_like(self.sums).index_add_(0, k, places * part)
+        rate = (1 - self.decay) * sums.isfinite().all()
+        self.shares.lerp_(shares, rate.to(shares))
+        self.sums.lerp_(sums.nan_to_num(), rate.to(sums))
+        self.vectors.copy_(self.sums / self.shares[:, None])
+
+    @torch.no_grad()
+    def _revive(self, places: Tensor, generator: torch.Generator | None) -> None:
+        """Move codes that are hardly chosen onto random vectors of the batch, without looking at the device."""
+        pick = torch.randint(len(places), (self.codes,), generator=generator, device=places.device)
+        fresh = places[pick]
+        dead = (self.shares < self.dead_below / self.codes) & fresh.isfinite().all(dim=1)
         self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
-        self.idle.masked_fill_(dead, 0)
+        self.shares.masked_fill_(dead, 1 / self.codes)
+        self.sums.copy_(torch.where(dead[:, None], fresh / self.codes, self.sums))
         self.revived += dead.sum()
 
 
@@ -144,15 +169,15 @@ class VQVAE(nn.Module):
         self.places, self.commitment = tuple(places), commitment
 
     def loss(self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """The three terms, summed over pixels and places, averaged over the batch: a scalar.
+        """Both terms, summed over pixels and places, averaged over the batch: a scalar.
 
         Labels, which data may come with, are not looked at.
         """
         z_e = self.encoder(x)
         z_q, _ = self.quantiser(z_e, generator)
         z = z_e + (z_q - z_e).detach()  # straight through: the value of z_q, the gradient to z_e
-        distances = (z_e.detach() - z_q).square() + self.commitment * (z_e - z_q.detach()).square()
-        return distances.flatten(1).sum(1).mean() - self._log_likelihood(z, x).mean()
+        distance = (z_e - z_q).square().flatten(1).sum(1)
+        return self.commitment * distance.mean() - self._log_likelihood(z, x).mean()
 
     def log_prob_bound(self, x: Tensor, y: Tensor | None = None, frequencies: Tensor | None = None) -> Tensor:
         """log p(x | z_q) + sum of log p(k) over places: a bound from below on log p(x), (N,), in nats, without noise.
@@ -194,14 +219,14 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def frequencies(self, x: Tensor, prior_count: float = 1.0) -> Tensor:
-        """How often data x (N, ...) choose each code at each place, (*places, K), every code counted once more.
+        """How often data x (N, ...) choose each code at each place, (*places, K), no code ruled out.
 
         Args:
             x: the data, of which 500 are encoded at a time.
-            prior_count: added to the N counts of a place, shared among its codes, so that none is ruled out.
+            prior_count: added to the N counts of a place, shared among all codes.
         """
         codes = self.quantiser.codes
-        counts = sum(F.one_hot(self.encode(part), codes).sum(0) for part in x.split(500))
+        counts = torch.stack([F.one_hot(self.encode(part), codes).sum(0) for part in x.split(500)]).sum(0)
         return (counts.to(self.quantiser.vectors.dtype) + prior_count / codes) / (len(x) + prior_count)
 
     @torch.no_grad()

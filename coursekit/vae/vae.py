@@ -2,7 +2,7 @@ r"""The variational auto-encoder: a latent variable model and, learned with it, 
 
     p(z) = N(0, I),   p(x | z, y) given by a decoder,   q(z | x, y) = N(z; m(x, y), diag s^2(x, y)) given by an encoder.
 
-Both are trained on the evidence lower bound of `coursekit.vae.base`, through draws z = m + s eps.
+Both are trained on the evidence lower bound of `coursekit.vae.bound`, through draws z = m + s eps.
 
 Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, arXiv 1312.6114; with labels, Sohn et al.,
 "Learning Structured Output Representation using Deep Conditional Generative Models", NeurIPS 2015.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit.vae.base import Elbo, VariationalModel
+from coursekit.vae.bound import Elbo, VariationalModel
 from coursekit.vae.gaussian import DiagonalGaussian
 from coursekit.vae.likelihoods import Likelihood
 
