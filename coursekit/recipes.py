@@ -25,6 +25,7 @@ from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.flows import image_flow
 from coursekit.networks import UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
+from coursekit.vae import PixelLikelihood, conv_auto_encoder, image_vae
 
 __all__ = ["RECIPES", "Recipe", "load", "load_released", "save"]
 
@@ -70,6 +71,17 @@ PIXELCNN_FIT: dict[str, Any] = {
     "warmup": 50,
     "decay": 0.5,
     "ema_half_life": 300.0,
+    "ema_ramp": 0.08,
+    "augment": mirror,
+    "clip": None,
+}
+
+VAE_FIT: dict[str, Any] = {
+    "batch_size": 64,
+    "optimizer": partial(muon_and_adamw, lr=1e-2, lr_rest=3e-3, outside=("label",)),
+    "warmup": 50,
+    "decay": 0.5,
+    "ema_half_life": 200.0,
     "ema_ramp": 0.08,
     "augment": mirror,
     "clip": None,
@@ -131,6 +143,13 @@ RECIPES: dict[str, Recipe] = {
             "augment": mirror,
         },
         seconds=900,
+    ),
+    "auto-encoder": Recipe(lambda: conv_auto_encoder(latent=16, width=16), VAE_FIT, seconds=60),
+    "vae": Recipe(lambda: image_vae(num_classes=10, width=16), VAE_FIT, seconds=90, prepare=binarise),
+    "vae-levels": Recipe(
+        lambda: image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),
+        VAE_FIT,
+        seconds=300,
     ),
 }
 """Every model that `python -m coursekit train` can make, by name."""
