@@ -301,6 +301,24 @@ def test_pictures_of_every_label_train_every_parameter(build: object, generator:
     assert one.isfinite().all()
 
 
+def test_a_rate_that_outweighs_the_pixels_collapses_and_free_bits_cure_it(generator: torch.Generator) -> None:
+    """The classic slip: pixels averaged, rate summed, which is beta = 784."""
+    kinds = nn.functional.interpolate(torch.randn(8, 1, 7, 7, generator=generator).sign(), scale_factor=4)
+    x, rates = kinds[torch.arange(64) % 8], {}
+    for name, settings in (
+        ("bound", {}),
+        ("collapsed", {"beta": 784.0}),
+        ("cured", {"beta": 784.0, "free_nats": 0.5}),
+    ):
+        torch.manual_seed(0)
+        model = image_vae(latent=4, width=8, **settings)
+        fit(model, x, steps=60, batch_size=32, lr=5e-3, progress=False)
+        rates[name] = model.elbo(x).rate.mean().item()
+    assert rates["collapsed"] < 0.05
+    assert rates["cured"] > 1.0
+    assert rates["bound"] > 1.5
+
+
 P, Q = models.points(), models.points(num_classes=3)
 X, Z, Y = torch.zeros(3, 2), torch.zeros(3, 1), torch.tensor([0, 1, 2])
 

@@ -17,12 +17,15 @@ from coursekit.diffusion import fit
 from coursekit.vae import (
     VAE,
     AutoEncoder,
+    active_units,
+    aggregated_posterior,
     conv_auto_encoder,
     fit_linear_vae,
     linear_auto_encoder,
     linear_log_prob,
     linear_vae,
     point_vae,
+    rate_per_dimension,
 )
 
 
@@ -159,3 +162,21 @@ def test_bad_arguments_are_named(call: object, message: str) -> None:
 def test_evidence_is_refused_where_it_is_not_known() -> None:
     with pytest.raises(TypeError, match="model must have a linear decoder"):
         linear_log_prob(point_vae(2), X)
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_directions_below_the_noise_collapse_and_the_others_cost_half_a_log_ratio(beta: float) -> None:
+    """With sigma held, dimension j is used if l_j > beta sigma^2 and then costs 1/2 log(l_j / (beta sigma^2)) nats."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([3.0, 1.5, 0.8, 0.3]).double()
+    x = torch.randn(2000, 4, generator=generator, dtype=torch.float64)
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky((x - x.mean(0)).T.cov(correction=0))).T * spread
+    torch.manual_seed(0)
+    model = linear_vae(4, 4, beta=beta).double()
+    model.likelihood.log_sigma.requires_grad_(False).fill_(math.log(0.6))
+    fit(model, x, steps=1000, batch_size=500, lr=2e-2, decay=0.8, progress=False)
+    q = aggregated_posterior(model, x)
+    expected = 0.5 * (spread.square() / (beta * 0.36)).log().clamp(min=0)
+    rates = rate_per_dimension(q).sort(descending=True).values
+    torch.testing.assert_close(rates, expected, rtol=0.02, atol=0.01)
+    assert active_units(q).sum() == (spread.square() > beta * 0.36).sum()
