@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coursekit.labels import check_labels
 from coursekit.vae.likelihoods import Likelihood
 
 __all__ = ["VQVAE", "VectorQuantiser", "perplexity"]
@@ -117,7 +118,8 @@ class VectorQuantiser(nn.Module):
         rate = (1 - self.decay) * sums.isfinite().all()
         self.shares.lerp_(shares, rate.to(shares))
         self.sums.lerp_(sums.nan_to_num(), rate.to(sums))
-        self.vectors.copy_(self.sums / self.shares[:, None])
+        alive = self.shares[:, None] > 1e-6  # long before 0 / 0
+        self.vectors.copy_(torch.where(alive, self.sums / self.shares[:, None], self.vectors))
 
     @torch.no_grad()
     def _revive(self, places: Tensor, generator: torch.Generator | None) -> None:
@@ -184,9 +186,13 @@ class VQVAE(nn.Module):
 
         Args:
             x: (N, ...).
-            y: not looked at.
+            y: None; the model has no labels.
             frequencies: p(k) of each place, (*places, K), such as `frequencies` returns; all equal if None.
+
+        Raises:
+            ValueError: if labels are given, or the frequencies have the wrong shape.
         """
+        check_labels(y, len(x), None)
         k = self.encode(x)
         if frequencies is None:
             log_prior = -math.log(self.quantiser.codes) * k[0].numel()
@@ -241,24 +247,27 @@ class VQVAE(nn.Module):
 
         Args:
             n: how many.
-            y: not looked at.
+            y: None; the model has no labels.
             generator: of codes and pixels.
             frequencies: as in `log_prob_bound`; all codes equally likely if None.
+
+        Raises:
+            ValueError: if n is negative, labels are given, or the frequencies have the wrong shape.
         """
         if n < 0:
             raise ValueError(f"n must be at least 0, got {n}")
-        if frequencies is None:
-            shape = (n, *self.places)
-            k = torch.randint(self.quantiser.codes, shape, generator=generator, device=self.quantiser.vectors.device)
-        else:
-            self._check_frequencies(frequencies)
-            rows = frequencies.reshape(-1, self.quantiser.codes)
-            k = (
-                torch.multinomial(rows, max(n, 1), replacement=True, generator=generator)
-                .T[:n]
-                .unflatten(1, self.places)
-            )
+        check_labels(y, n, None)
+        k = self._draw_codes(n, frequencies, generator)
         return self.likelihood.sample(self.decoder(self.quantiser.look_up(k)), generator)
+
+    def _draw_codes(self, n: int, frequencies: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """n maps of codes, (n, *places), each place by itself."""
+        codes, device = self.quantiser.codes, self.quantiser.vectors.device
+        if frequencies is None:
+            return torch.randint(codes, (n, *self.places), generator=generator, device=device)
+        self._check_frequencies(frequencies)
+        rows = torch.multinomial(frequencies.reshape(-1, codes), max(n, 1), replacement=True, generator=generator)
+        return rows.T[:n].unflatten(1, self.places)
 
     def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
         return self.likelihood.log_prob(self.decoder(z).to(x.dtype), x)

@@ -90,6 +90,16 @@ def test_idle_codes_move_onto_the_data_and_are_counted(generator: torch.Generato
     assert book.revived == 3
 
 
+def test_a_code_that_nobody_ever_chooses_stays_where_it_is(generator: torch.Generator) -> None:
+    book = quantiser(decay=0.5, dead_below=0.0).float()
+    book.vectors[0] = 1e3
+    book.sums[0] = 1e3 / 5
+    for _ in range(300):
+        book(torch.randn(20, 3, generator=generator), generator)
+    torch.testing.assert_close(book.vectors[0], torch.full((3,), 1e3))
+    assert book.vectors.isfinite().all()
+
+
 def test_a_sick_batch_leaves_the_codebook_alone(generator: torch.Generator) -> None:
     book = quantiser(dead_below=0.9)
     book.shares[0] = 0.0001
@@ -166,6 +176,8 @@ def test_perplexity_counts_the_codes_in_use() -> None:
         (lambda: tiny().sample(2, frequencies=torch.ones(3, 5)), "frequencies must have shape"),
         (lambda: tiny().log_prob_bound(pixels(2), frequencies=torch.ones(4)), "frequencies must have shape"),
         (lambda: tiny().sample(-1), "n must be"),
+        (lambda: tiny().sample(2, torch.zeros(2, dtype=torch.long)), "y must be None"),
+        (lambda: tiny().log_prob_bound(pixels(2), torch.zeros(2, dtype=torch.long)), "y must be None"),
         (lambda: untrained(2).encode(torch.ones(2, 3).double()), "encoder must return maps"),
     ],
 )
