@@ -25,7 +25,7 @@ from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.flows import image_flow
 from coursekit.networks import UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
-from coursekit.vae import PixelLikelihood, conv_auto_encoder, image_vae
+from coursekit.vae import PixelLikelihood, conv_auto_encoder, hierarchical_image_vae, image_vae
 
 __all__ = ["RECIPES", "Recipe", "load", "load_released", "save"]
 
@@ -147,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
     "auto-encoder": Recipe(lambda: conv_auto_encoder(latent=16, width=16), VAE_FIT, seconds=60),
     "vae": Recipe(lambda: image_vae(num_classes=10, width=16), VAE_FIT, seconds=90, prepare=binarise),
     "vae-levels": Recipe(
-        lambda: image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),
+        lambda: hierarchical_image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),
         VAE_FIT,
         seconds=300,
     ),
