@@ -17,7 +17,7 @@ __all__ = ["auto_encoder", "variational_auto_encoder"]
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[0], "#FFFFFF", COLOURS[3]])
 FILL = "#FBD9BF"
-CELL = 0.16  # the height of a cell
+CELL, TALLEST = 0.16, 1.4  # the height of a cell, and the most of a whole column
 
 
 def auto_encoder(ax: Axes, x: Tensor, z: Tensor, back: Tensor) -> None:
@@ -57,7 +57,8 @@ def variational_auto_encoder(ax: Axes, x: Tensor, m: Tensor, s: Tensor, z: Tenso
         z: a draw of it, (L,).
         back: the mean of p(x | z), of the shape of x.
     """
-    height = CELL * len(z) / 2 + 0.15
+    half = _half(z)
+    height = half + 0.15
     _picture(ax, x, 0.5, "$x$")
     _box(ax, 1.9, "encoder", 0.55, 0.3)
     _vector(ax, m, 3.2, height, "mean $m(x)$", above=True)
@@ -71,10 +72,10 @@ def variational_auto_encoder(ax: Axes, x: Tensor, m: Tensor, s: Tensor, z: Tenso
     bent = [((2.45, 0.1), (3.0, height)), ((2.45, -0.1), (3.0, -height)), ((3.38, height), (5.1, 0.12))]
     for start, end in [*straight, *bent, ((3.38, -height), (4.02, -height)), ((4.5, -height + 0.16), (5.1, -0.12))]:
         _arrow(ax, start, end)
-    foot = -height - CELL * len(z) / 2 - 0.75
+    foot = -height - half - 0.75
     ax.text(5.3, foot, "to draw: $z$ from $N(0, I)$,\nno encoder", ha="center", va="top", fontsize=13, color="0.25")
-    _arrow(ax, (5.3, foot + 0.05), (5.3, -CELL * len(z) / 2 - 0.4), linestyle="--", color="0.35")
-    _finish(ax, (-0.1, 8.8), (foot - 0.7, 2 * height + 0.35))
+    _arrow(ax, (5.3, foot + 0.05), (5.3, -half - 0.4), linestyle="--", color="0.35")
+    _finish(ax, (-0.1, 8.8), (foot - 0.7, height + half + 0.5))
 
 
 def _picture(ax: Axes, image: Tensor, x: float, text: str) -> None:
@@ -93,13 +94,19 @@ def _box(ax: Axes, x: float, text: str, left: float, right: float) -> None:
 def _vector(ax: Axes, values: Tensor, x: float, y: float, text: str, above: bool = False) -> None:
     """A column of cells centred at (x, y), the first number on top, its text below or above it."""
     values = values.detach().cpu().double()
-    top, scale = y + CELL * len(values) / 2, max(1.0, float(values.abs().max()))
+    top, scale = y + _half(values), max(1.0, float(values.abs().max()))
+    cell = 2 * _half(values) / len(values)
     for i, value in enumerate(values.tolist()):
         colour = SIGNED(0.5 + 0.5 * value / scale)
-        corner = (x - 0.13, top - CELL * (i + 1))
-        ax.add_patch(Rectangle(corner, 0.26, CELL, facecolor=colour, edgecolor="black", linewidth=1))
+        corner = (x - 0.13, top - cell * (i + 1))
+        ax.add_patch(Rectangle(corner, 0.26, cell, facecolor=colour, edgecolor="black", linewidth=1))
     at, side = (top + 0.08, "bottom") if above else (2 * y - top - 0.08, "top")
     ax.text(x, at, text, ha="center", va=side, fontsize=14)
+
+
+def _half(values: Tensor) -> float:
+    """Half the height of a column of cells."""
+    return min(CELL * len(values), TALLEST) / 2
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **style: object) -> None:

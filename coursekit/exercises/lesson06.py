@@ -152,7 +152,7 @@ def product_of_gaussians(answer: Callable) -> Verdict:
 
 @exercise
 def chain_bound(answer: Callable, smallest: int) -> Verdict:
-    """Exercise 6.5: levels alpha, sigma (T,) and c -> the bound on data N(0, c); the least T with a gap below 0.1."""
+    """Exercise 6.5: levels alpha, sigma (T,) and l -> the bound on data N(0, l); the least T with a gap below 0.1."""
     cases = [(*chain_levels(T, end), c) for T, end, c in ((2, -10, 0.25), (5, -1, 0.25), (40, -10, 2.0))]
     values = torch.tensor([float(ask(answer, *case)) for case in cases], **FLOAT)
     kinds = {
@@ -160,7 +160,7 @@ def chain_bound(answer: Callable, smallest: int) -> Verdict:
         "a term weighs half of the step in SNR: the half is missing": {"half": 1.0},
         "each step is weighed by the error at its noisier end, mmse_k: you took mmse_{k-1}": {"noisy": False},
         "the best variance of the reconstruction is mmse_1: you took 1": {"best": False},
-        "mmse_k is the posterior's variance, c sigma^2 / (alpha^2 c + sigma^2): you took the prior's, c": {
+        "mmse_k is the posterior's variance, l sigma^2 / (alpha^2 l + sigma^2): you took the prior's, l": {
             "posterior": False
         },
         "the sum is taken away: each term is a divergence, and divergences cost": {"half": -0.5},
