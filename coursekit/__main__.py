@@ -107,7 +107,10 @@ def evaluate(
     with _plain_errors():
         model, generator = recipes.load(checkpoint), coursekit.seed_everything(seed)
         recipe = recipes.RECIPES[read_tensors(checkpoint)[1]["recipe"]]
-        if not evaluation.draws(model):
+        if hasattr(model, "reconstruct") and not evaluation.draws(model):
+            judge = recipes.load_released("classifier")
+            numbers = evaluation.evaluate_reconstructions(judge, model, *recipe.pictures("test"), generator)
+        elif not evaluation.draws(model):
             numbers = evaluation.evaluate_classifier(model)
         else:
             settings = {} if guidance is None else {"guidance": guidance}

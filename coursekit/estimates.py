@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-__all__ = ["Estimate", "TestResult", "accuracy_interval", "bootstrap_interval", "numpy_rng"]
+__all__ = ["Estimate", "TestResult", "accuracy_interval", "bootstrap_interval", "mean_interval", "numpy_rng"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,28 @@ def accuracy_interval(correct: int, total: int, level: float = 0.95) -> Estimate
         raise ValueError(f"level must lie in (0, 1), got {level}")
     interval = stats.binomtest(int(correct), int(total)).proportion_ci(level, method="exact")
     return Estimate(correct / total, float(interval.low), float(interval.high), level)
+
+
+def mean_interval(values: Tensor, level: float = 0.95) -> Estimate:
+    """The mean of many independent values with Student's interval: what Monte Carlo gives, of any number of draws.
+
+    Args:
+        values: Independent values, (N,); enough of them for their mean to be normal.
+        level: Confidence.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+
+    Example:
+        >>> print(mean_interval(torch.tensor([0.0, 1.0, 2.0])))
+        1 [-1.484, 3.484]
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must have shape (N,) with N >= 2, got {tuple(values.shape)}")
+    values = values.detach().cpu().double()
+    mean, error = values.mean().item(), values.std().item() / len(values) ** 0.5
+    reach = error * float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    return Estimate(mean, mean - reach, mean + reach, level)
 
 
 def bootstrap_interval(

@@ -31,6 +31,7 @@ __all__ = [
     "draws",
     "evaluate_classifier",
     "evaluate_likelihood",
+    "evaluate_reconstructions",
     "evaluate_samples",
     "shares",
     "with_mirrored",
@@ -97,6 +98,31 @@ def evaluate_classifier(model: nn.Module) -> dict[str, str]:
     """Accuracy on the test split of the animals, with its exact 95 % interval."""
     images, labels, _ = load_animals("test")
     return {"test accuracy": str(recognised_share(model, images, labels))}
+
+
+@torch.no_grad()
+def evaluate_reconstructions(
+    judge: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> dict[str, str]:
+    """What is left of pictures (N, 1, 28, 28) after a model with `reconstruct` has brought them through its code.
+
+    Args:
+        judge: the course classifier.
+        model: an auto-encoder.
+        images: as the model takes them, or uint8.
+        labels: (N,).
+        generator: of the resamples.
+
+    Returns:
+        The mean squared error a pixel, in units of [-1, 1], and the share that the judge still recognises.
+    """
+    images = from_pixels(images) if images.dtype == torch.uint8 else images
+    back = torch.cat([model.reconstruct(part) for part in images.split(250)])
+    errors = (back - images).square().flatten(1).mean(1)
+    return {
+        "test mean squared error": str(bootstrap_interval(errors, generator=generator)),
+        "recognised of the reconstructions": str(recognised_share(judge, back, labels)),
+    }
 
 
 @torch.no_grad()

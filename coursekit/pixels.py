@@ -93,6 +93,10 @@ class PixelDistribution(Protocol):
         """Draw each pixel by itself, (N, channels, *) -> (N, 1, *)."""
         ...
 
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Mean grey value of each pixel, (N, channels, *) -> (N, 1, *)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Bernoulli:
@@ -118,6 +122,10 @@ class Bernoulli:
         """Draw each pixel by itself, (N, 1, *) -> (N, 1, *), of -1 and 1."""
         uniform = torch.empty_like(parameters).uniform_(generator=generator)
         return torch.where(uniform < parameters.sigmoid(), 1.0, -1.0).to(parameters.dtype)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Mean grey value P(1) - P(-1) = tanh(parameter / 2) of each pixel, (N, 1, *) -> (N, 1, *)."""
+        return torch.tanh(parameters / 2)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,17 @@ class DiscretisedLogistics:
         uniform = torch.empty_like(means[:, :1]).uniform_(1e-5, 1 - 1e-5, generator=generator)
         x = means.gather(1, component) + log_scales.gather(1, component).exp() * uniform.logit()
         return from_pixels(to_pixels(x)).to(parameters.dtype)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Mean grey value of each pixel to within half a level, (N, 3 components, *) -> (N, 1, *).
+
+        It is the mean of the logistic mixture clipped to [-1, 1], -1 + int_{-1}^{1} P(X > t) dt, of which the levels'
+        own mean is the midpoint rule with one point a bin.
+        """
+        logits, means, log_scales = self._split(parameters)
+        scales = log_scales.exp()
+        area = F.softplus((means + 1) / scales) - F.softplus((means - 1) / scales)  # of P(X > t) over scale
+        return (logits.softmax(dim=1) * (scales * area - 1)).sum(dim=1, keepdim=True)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and logarithms of scales, each (N, components, *)."""

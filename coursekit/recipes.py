@@ -26,6 +26,7 @@ from coursekit.flows import image_flow
 from coursekit.gan import image_gan
 from coursekit.networks import UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
+from coursekit.vae import PixelLikelihood, conv_auto_encoder, hierarchical_image_vae, image_vae
 
 __all__ = ["RECIPES", "Recipe", "load", "load_released", "save"]
 
@@ -71,6 +72,17 @@ PIXELCNN_FIT: dict[str, Any] = {
     "warmup": 50,
     "decay": 0.5,
     "ema_half_life": 300.0,
+    "ema_ramp": 0.08,
+    "augment": mirror,
+    "clip": None,
+}
+
+VAE_FIT: dict[str, Any] = {
+    "batch_size": 64,
+    "optimizer": partial(muon_and_adamw, lr=1e-2, lr_rest=3e-3, outside=("label",)),
+    "warmup": 50,
+    "decay": 0.5,
+    "ema_half_life": 200.0,
     "ema_ramp": 0.08,
     "augment": mirror,
     "clip": None,
@@ -146,6 +158,13 @@ RECIPES: dict[str, Recipe] = {
             "clip": None,
         },
         seconds=120,
+    ),
+    "auto-encoder": Recipe(lambda: conv_auto_encoder(latent=16, width=16), VAE_FIT, seconds=60),
+    "vae": Recipe(lambda: image_vae(num_classes=10, width=16), VAE_FIT, seconds=90, prepare=binarise),
+    "vae-levels": Recipe(
+        lambda: hierarchical_image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),
+        VAE_FIT,
+        seconds=300,
     ),
 }
 """Every model that `python -m coursekit train` can make, by name."""

@@ -94,6 +94,21 @@ def test_evaluate_prints_and_writes_the_numbers(trained: Path) -> None:
     assert "Frechet distance of train to test split" in result.output
 
 
+def test_evaluate_tells_what_an_auto_encoder_leaves_of_pictures(tmp_path: Path) -> None:
+    """An untrained one, near the grey picture: the error of grey, and hardly an animal recognised."""
+    out = tmp_path / "a.safetensors"
+    model = recipes.RECIPES["auto-encoder"].build()
+    torch.nn.init.zeros_(model.decoder.body[-1].weight)
+    torch.nn.init.zeros_(model.decoder.body[-1].bias)
+    recipes.save(out, "auto-encoder", model)
+    result = run("evaluate", out)
+    assert result.exit_code == 0, result.output
+    error, share = (line.split(": ")[1] for line in result.output.splitlines())
+    grey = load_animals("test").images.square().mean().item()
+    assert float(error.split()[0]) == pytest.approx(grey, rel=1e-3)
+    assert float(share.split()[0]) < 0.2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from coursekit import metrics
+from coursekit.estimates import mean_interval
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -218,6 +219,16 @@ def test_two_sample_test_is_one_sided():
 
 
 # Intervals
+
+
+def test_mean_interval_is_student_s(generator):
+    values = torch.randn(50, generator=generator) + 3
+    result = mean_interval(values, level=0.9)
+    truth = stats.ttest_1samp(values.double().numpy(), 0).confidence_interval(0.9)
+    assert (result.low, result.high) == pytest.approx((truth.low, truth.high))
+    assert result.value == pytest.approx(values.mean().item())
+    with pytest.raises(ValueError, match="values must have shape"):
+        mean_interval(values[:1])
 
 
 @settings(max_examples=50, deadline=None)

@@ -41,6 +41,7 @@ from coursekit.gan import (
 )
 from coursekit.networks import MLP, TimeMLP, UNet
 from coursekit.recipes import RECIPES
+from coursekit.vae import hierarchical_image_vae, image_vae, image_vqvae, linear_vae, point_vae
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_accelerator
@@ -55,6 +56,10 @@ def pictures() -> Data:
 
 def labelled_points() -> Data:
     return torch.zeros(64, 2), torch.arange(64) % 2
+
+
+def black_and_white() -> Data:
+    return torch.ones(64, 1, 28, 28), torch.arange(64) % 10
 
 
 def points() -> Data:
@@ -130,6 +135,11 @@ MODELS = {
         points,
     ),
     **{f"game, {name}": (partial(ring_game, rules, seeds=2, width=8), points) for name, rules in RULES.items()},
+    "vae": (lambda: image_vae(num_classes=10, free_nats=0.1, warmup=5), black_and_white),
+    "two levels": (lambda: hierarchical_image_vae(num_classes=10), black_and_white),
+    "vqvae": (image_vqvae, black_and_white),
+    "points": (lambda: point_vae(2, num_classes=2), labelled_points),
+    "linear vae": (lambda: linear_vae(2, 1), points),
 }
 
 
