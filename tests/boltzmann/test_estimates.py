@@ -27,7 +27,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def inside(kind, scale, betas, chains=100, dims=25, hidden=10, machines=20):
+def inside(kind, scale, betas, chains=100, dims=24, hidden=10, machines=20):
     """In how many of the machines, each with its own seed, the interval holds log Z."""
     count = 0
     for seed in range(machines):
