@@ -64,7 +64,8 @@ def hmc(
         x: where the chains start, (N, ...).
         step: eps; the leapfrog is stable below 2 standard deviations of the narrowest direction.
         steps: proposals.
-        leaps: a proposal; one of them makes it the adjusted Langevin dynamics of step eps^2 / 2.
+        leaps: a proposal; one of them makes it the adjusted Langevin dynamics of step eps^2 / 2. A direction with
+            deviation s swings with period 2 pi s: where step times leaps is half of that, a chain only changes sides.
         generator: source of momenta and decisions.
         trajectory: keep all states.
 
