@@ -50,7 +50,7 @@ def annealed_langevin(
         schedule: of alpha and sigma.
         times: falling, (K,), such as `coursekit.diffusion.time_grid` gives.
         steps: of Langevin dynamics at each time.
-        step: r. At each level variances come out too large by up to a factor 1 / (1 - r / 2) once the chains are at rest.
+        step: r. Of chains at rest at a level the variances are too large by a factor of at most 1 / (1 - r / 2).
         generator: source of the noise.
         trajectory: return the states after each time, and the denoised ones, (K + 2, N, ...), instead of the last.
 
