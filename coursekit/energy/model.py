@@ -88,11 +88,18 @@ class EnergyModel(nn.Module):
         n: int,
         y: Tensor | None = None,
         generator: torch.Generator | None = None,
-        step: float = 0.01,
-        steps: int = 1000,
         start: Tensor | None = None,
+        **walk: float | None,
     ) -> Tensor:
         """The states (n, *shape) of n chains of `langevin` from `start`, or from uniform noise in [-1, 1].
+
+        Args:
+            n: chains.
+            y: not looked at.
+            generator: source of start and noise.
+            start: (n, *shape).
+            **walk: `step` and `steps` (0.01 and 1000), `temperature` and `clip` of `langevin`; those of contrastive
+                training, but for the number of steps, if they are not given.
 
         Raises:
             ValueError: if n is not positive, the start has another shape, or an energy is not finite.
@@ -102,4 +109,5 @@ class EnergyModel(nn.Module):
             start = torch.empty(n, *self.shape, dtype=like.dtype, device=like.device)
             start = start.uniform_(-1, 1, generator=generator)
         check_start(start, n, self.shape)
-        return langevin(self, start, step, steps, generator=generator)
+        settings = {"step": 0.01} | getattr(self.objective, "walk", {}) | {"steps": 1000} | walk
+        return langevin(self, start, generator=generator, **settings)
