@@ -16,6 +16,7 @@ Spin-Glasses", 1986; Desjardins et al., "Parallel Tempering for Training of Rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,8 +40,9 @@ class Tempered:
     """
 
     def __init__(self, machine: RestrictedMachine, base: Tensor | None = None) -> None:
-        self.machine, self.base = machine, machine.visible_bias.detach() if base is None else base.flatten()
-        if self.base.shape != (machine.dims,):
+        own = machine.visible_bias.detach()
+        self.machine, self.base = machine, own if base is None else base.to(own)
+        if self.base.shape != own.shape:
             raise ValueError(f"base must hold {machine.dims} biases, got shape {tuple(base.shape)}")
 
     def free_energy(self, x: Tensor, field: Tensor, beta: Tensor | float) -> Tensor:
@@ -61,9 +63,7 @@ class Tempered:
 
     def log_partition_of_base(self) -> Tensor:
         """log Z at beta = 0: of the independent visible units, and of hidden ones that feel nothing."""
-        return self.machine.visible_log_partition(self.base, self.base) + self.machine.hidden * log_2cosh(
-            self.base.new_zeros(())
-        )
+        return self.machine.visible_log_partition(self.base, self.base) + self.machine.hidden * math.log(2)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ training with a replay buffer, score matching, and noise-contrastive estimation.
 from coursekit.energy.annealed import ScoreModel, annealed_langevin
 from coursekit.energy.contrastive import Contrastive, ReplayBuffer
 from coursekit.energy.hamiltonian import hmc, leapfrog
-from coursekit.energy.langevin import Chains, langevin, langevin_by_score, mala
+from coursekit.energy.langevin import langevin, langevin_by_score, mala
 from coursekit.energy.matching import (
     denoising_score_matching,
     diffused_score_matching,
@@ -15,6 +15,7 @@ from coursekit.energy.matching import (
     sliced_score_matching,
 )
 from coursekit.energy.model import EnergyModel, Objective
+from coursekit.energy.moves import Chains
 from coursekit.energy.noise_contrastive import NoiseContrastive
 from coursekit.energy.scores import Energy, Score, energy_and_score, score_of
 

@@ -17,15 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from coursekit.energy.langevin import (
-    Chains,
-    _check_settings,
-    _choose,
-    _noise_like,
-    _squares,
-    _states,
-    accept,
-)
+from coursekit.energy.moves import Chains, accept, check_settings, choose, noise_like, run, squares
 from coursekit.energy.scores import Energy, Score, energy_and_score, score_of
 
 __all__ = ["hmc", "leapfrog"]
@@ -77,7 +69,7 @@ def hmc(
         >>> abs(chains.x.var().item() - 1) < 0.05, bool(chains.acceptance.mean() > 0.95)
         (True, True)
     """
-    _check_settings(step, steps)
+    check_settings(step, steps)
     if leaps < 1:
         raise ValueError(f"leaps must be at least 1, got {leaps}")
     accepted, score = x.new_zeros(len(x)), score_of(energy)
@@ -85,13 +77,13 @@ def hmc(
     def walk(x: Tensor) -> Iterator[Tensor]:
         E = energy_and_score(energy, x)[0]
         while True:
-            p = _noise_like(x, generator)
+            p = noise_like(x, generator)
             new, p_new = leapfrog(score, x, p, step, leaps)
             E_new = energy_and_score(energy, new)[0]
-            taken = accept(E - E_new + (_squares(p) - _squares(p_new)) / 2, generator)
+            taken = accept(E - E_new + (squares(p) - squares(p_new)) / 2, generator)
             accepted.add_(taken.to(accepted.dtype))
-            x, E = _choose(taken, new, x), torch.where(taken, E_new, E)
+            x, E = choose(taken, new, x), torch.where(taken, E_new, E)
             yield x
 
     with torch.no_grad():
-        return Chains(_states(walk(x), x, steps, trajectory), accepted / max(1, steps))
+        return Chains(run(walk(x), x, steps, trajectory), accepted / max(1, steps))

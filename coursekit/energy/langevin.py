@@ -22,27 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from coursekit.energy.moves import Chains, accept, check_settings, choose, noise_like, run, squares
 from coursekit.energy.scores import Energy, Score, check_finite, energy_and_score, score_of
 
-__all__ = ["Chains", "accept", "langevin", "langevin_by_score", "mala"]
-
-
-@dataclass(frozen=True)
-class Chains:
-    """Where the chains of an adjusted sampler are, and how willingly they moved.
-
-    Attributes:
-        x: (N, ...), or (steps + 1, N, ...) if the trajectory was asked for.
-        acceptance: the share of proposals that each chain took, (N,).
-    """
-
-    x: Tensor
-    acceptance: Tensor
+__all__ = ["langevin", "langevin_by_score", "mala"]
 
 
 def langevin(
@@ -102,11 +89,11 @@ def langevin_by_score(
     Raises:
         ValueError: for impossible settings, or a score that is not finite.
     """
-    _check_settings(step, steps)
+    check_settings(step, steps)
     if not temperature >= 0 or (clip is not None and not clip > 0):
         raise ValueError(f"temperature >= 0 and clip > 0 are wanted, got {temperature} and {clip}")
     walk = _walk(score, x, step, temperature, clip, generator)
-    return _states(walk, x, steps, trajectory)
+    return run(walk, x, steps, trajectory)
 
 
 def _walk(
@@ -118,7 +105,7 @@ def _walk(
             check_finite(slope, "score")
             slope = slope if clip is None else _shorten(slope, clip)
             x = torch.add(x, slope, alpha=step)
-            x = x.add_(_noise_like(x, generator), alpha=math.sqrt(2 * step * temperature))
+            x = x.add_(noise_like(x, generator), alpha=math.sqrt(2 * step * temperature))
         yield x
 
 
@@ -156,50 +143,21 @@ def mala(
         >>> abs(chains.x.var().item() - 1) < 0.05, bool(chains.acceptance.mean() > 0.8)
         (True, True)
     """
-    _check_settings(step, steps)
+    check_settings(step, steps)
     accepted = x.new_zeros(len(x))
 
     def walk(x: Tensor) -> Iterator[Tensor]:
         E, s = energy_and_score(energy, x)
         while True:
-            new = x + step * s + math.sqrt(2 * step) * _noise_like(x, generator)
+            new = x + step * s + math.sqrt(2 * step) * noise_like(x, generator)
             E_new, s_new = energy_and_score(energy, new)
             there, back = new - x - step * s, x - new - step * s_new
-            log_ratio = E - E_new + (_squares(there) - _squares(back)) / (4 * step)
+            log_ratio = E - E_new + (squares(there) - squares(back)) / (4 * step)
             taken = accept(log_ratio, generator)
             accepted.add_(taken.to(accepted.dtype))
-            x, s = _choose(taken, new, x), _choose(taken, s_new, s)
+            x, s = choose(taken, new, x), choose(taken, s_new, s)
             E = torch.where(taken, E_new, E)
             yield x
 
     with torch.no_grad():
-        return Chains(_states(walk(x), x, steps, trajectory), accepted / max(1, steps))
-
-
-def accept(log_ratio: Tensor, generator: torch.Generator | None) -> Tensor:
-    """True with probability min(1, exp(log_ratio)), elementwise."""
-    return -torch.empty_like(log_ratio).exponential_(generator=generator) < log_ratio  # log u < log ratio
-
-
-def _choose(taken: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(taken.view(-1, *[1] * (new.ndim - 1)), new, old)
-
-
-def _squares(x: Tensor) -> Tensor:
-    return x.square().flatten(1).sum(1)
-
-
-def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(x).normal_(generator=generator)
-
-
-def _states(walk: Iterator[Tensor], x: Tensor, steps: int, trajectory: bool) -> Tensor:
-    states = [x]
-    for _ in range(steps):
-        states = [*states, next(walk)] if trajectory else [next(walk)]
-    return torch.stack(states) if trajectory else states[0]
-
-
-def _check_settings(step: float, steps: int) -> None:
-    if not step > 0 or steps < 0:
-        raise ValueError(f"step > 0 and steps >= 0 are wanted, got {step} and {steps}")
+        return Chains(run(walk(x), x, steps, trajectory), accepted / max(1, steps))
