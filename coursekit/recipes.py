@@ -23,9 +23,8 @@ from coursekit.data import find_data, load_animals
 from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
-from coursekit.energy import Contrastive, EnergyModel, ReplayBuffer
 from coursekit.flows import image_flow
-from coursekit.networks import ConvEncoder, UNet
+from coursekit.networks import UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
 
 __all__ = ["RECIPES", "Recipe", "load", "load_released", "save"]
@@ -62,15 +61,6 @@ class Recipe:
 def animals_denoiser() -> Denoiser:
     """The course's diffusion model of all ten animals: a U-Net that predicts the velocity on the straight line."""
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
-
-
-def animals_energy() -> EnergyModel:
-    """An energy of all ten animals: chains of long steps with little noise, held by a penalty and short gradients."""
-    buffer = ReplayBuffer((1, 28, 28), size=2048)
-    chains = Contrastive(
-        (1, 28, 28), step=10.0, steps=20, buffer=buffer, penalty=0.1, noise=0.03, clip=0.1, temperature=1.25e-6
-    )
-    return EnergyModel(ConvEncoder(1, width=16), (1, 28, 28), chains)
 
 
 PIXELCNN_FIT: dict[str, Any] = {
@@ -144,16 +134,6 @@ RECIPES: dict[str, Recipe] = {
         },
         seconds=150,
         prepare=binarise,
-    ),
-    "energy": Recipe(
-        animals_energy,
-        {
-            "batch_size": 32,
-            "lr": 1e-3,
-            "ema_half_life": 50.0,
-            "augment": mirror,
-        },
-        seconds=150,
     ),
     "flow": Recipe(
         image_flow,
