@@ -50,7 +50,7 @@ __all__ = [
     "find_data",
     "first_copies",
     "from_pixels",
-    "in_test_half",
+    "in_test_split",
     "load_animals",
     "load_digits",
     "picture_keys",
@@ -224,7 +224,7 @@ def _select(images: np.ndarray, labels: np.ndarray, classes: list[str], names: S
     first = first_copies(images)
     images, labels = images[first], labels[first]
     relabelled = np.array([classes.index(name) if name in classes else -1 for name in names])[labels]
-    in_test = in_test_half(images, labels)
+    in_test = in_test_split(images, labels)
     rows = {"train": ~in_test, "test": in_test, "all": np.ones_like(in_test)}[split] & (relabelled >= 0)
     return Pictures(torch.from_numpy(images[rows][:, None]), torch.from_numpy(relabelled[rows]), classes)
 
@@ -262,11 +262,11 @@ def picture_keys(images: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
-def in_test_half(images: np.ndarray, labels: np.ndarray, share: float = 0.2) -> np.ndarray:
-    """Mark the test half: in each class, the `share` of pictures whose keys come first, (N,) bool.
+def in_test_split(images: np.ndarray, labels: np.ndarray, share: float = 0.2) -> np.ndarray:
+    """Mark the test split: in each class, the `share` of pictures whose keys come first, (N,) bool.
 
-    A picture and its mirror image have one key and go to the same half, so that training on mirrored pictures
-    shows nothing of the test half. The rule uses pixels and labels alone: neither a seed nor the order of the
+    A picture and its mirror image have one key and go to the same split, so that training on mirrored pictures
+    shows nothing of the test split. The rule uses pixels and labels alone: neither a seed nor the order of the
     file matters.
 
     Args:
@@ -275,7 +275,7 @@ def in_test_half(images: np.ndarray, labels: np.ndarray, share: float = 0.2) -> 
         share: Part of each class to mark, in [0, 1].
 
     Example:
-        >>> in_test_half(np.arange(10, dtype=np.uint8)[:, None, None], np.zeros(10)).sum().item()
+        >>> in_test_split(np.arange(10, dtype=np.uint8)[:, None, None], np.zeros(10)).sum().item()
         2
     """
     keys = picture_keys(images)

@@ -1,7 +1,7 @@
 """How good the course's models are: the numbers that the commands print and that stand beside each checkpoint.
 
-Samples are judged on the features of the course classifier, against the test half of the animals, which no
-generative model of the course has trained on; the train half against the test half is the floor that a
+Samples are judged on the features of the course classifier, against the test split of the animals, which no
+generative model of the course has trained on; the train split against the test split is the floor that a
 perfect model would reach.
 """
 
@@ -95,7 +95,7 @@ def with_mirrored(images: Tensor) -> Tensor:
 
 
 def evaluate_classifier(model: nn.Module) -> dict[str, str]:
-    """Accuracy on the test half of the animals, with its exact 95 % interval."""
+    """Accuracy on the test split of the animals, with its exact 95 % interval."""
     images, labels, _ = load_animals("test")
     return {"test accuracy": str(recognised_share(model, images, labels))}
 
@@ -146,9 +146,9 @@ def evaluate_samples(
         prepare: what the real pictures go through before they are compared with the samples, if anything.
 
     Returns:
-        By name: with labels the recognised share (of the test half as well), the Frechet distance and its floor, MMD
-        and two-sample test against the test half, and the smallest distance to a training picture beside that of the
-        test half. Intervals are 95 %.
+        By name: with labels the recognised share (of the test split as well), the Frechet distance and its floor, MMD
+        and two-sample test against the test split, and the smallest distance to a training picture beside that of the
+        test split. Intervals are 95 %.
     """
     (train, _, _), (test, test_labels, _) = load_animals("train"), load_animals("test")
     if prepare is not None:
@@ -163,16 +163,16 @@ def evaluate_samples(
         if labels is None
         else {
             "recognised": str(recognised_share(judge, images, labels)),
-            "recognised of the real test half": str(recognised_share(judge, test, test_labels)),
+            "recognised of the real test split": str(recognised_share(judge, test, test_labels)),
         }
     )
     return {
         "samples": str(len(images)),
         **shares_of_labels,
-        "Frechet distance to the test half": str(frechet_distance(drawn, real, generator=generator)),
-        "Frechet distance of train to test half": str(frechet_distance(floor, real, generator=generator)),
-        "MMD^2 to the test half": f"{discrepancy}, p = {discrepancy.p_value:.3g}",
+        "Frechet distance to the test split": str(frechet_distance(drawn, real, generator=generator)),
+        "Frechet distance of train to test split": str(frechet_distance(floor, real, generator=generator)),
+        "MMD^2 to the test split": f"{discrepancy}, p = {discrepancy.p_value:.3g}",
         "two-sample test, accuracy of telling apart": f"{test_of_two}, p = {test_of_two.p_value:.3g}",
         "distance to the nearest training picture, smallest and median": f"{near.min():.2f}, {near.median():.2f}",
-        "the same for the real test half": f"{near_real.min():.2f}, {near_real.median():.2f}",
+        "the same for the real test split": f"{near_real.min():.2f}, {near_real.median():.2f}",
     }

@@ -47,7 +47,7 @@ class Recipe:
     prepare: Callable[[Tensor], Tensor] | None = None
 
     def pictures(self, split: str) -> tuple[Tensor, Tensor]:
-        """The animals of a half as this model takes them, and their labels.
+        """The animals of a split as this model takes them, and their labels.
 
         Grey pictures stay uint8, which `fit` scales to [-1, 1] batch by batch.
         """

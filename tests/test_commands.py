@@ -90,9 +90,9 @@ def test_evaluate_prints_and_writes_the_numbers(trained: Path) -> None:
     result = run("evaluate", trained, "--number", 100, "--write")
     assert result.exit_code == 0, result.output
     numbers = json.loads(trained.with_suffix(".json").read_text())["metrics"]
-    for name in ("recognised", "Frechet distance to the test half", "MMD^2 to the test half", "command"):
+    for name in ("recognised", "Frechet distance to the test split", "MMD^2 to the test split", "command"):
         assert name in numbers
-    assert "Frechet distance of train to test half" in result.output
+    assert "Frechet distance of train to test split" in result.output
 
 
 @pytest.mark.parametrize(
@@ -207,4 +207,4 @@ def test_samples_are_compared_with_pictures_prepared_in_the_same_way() -> None:
     numbers = evaluate_samples(judge, images[first], y[first], torch.Generator().manual_seed(0), binarise)
     assert numbers["distance to the nearest training picture, smallest and median"] == "0.00, 0.00"
     black_white = recognised_share(judge, *recipes.RECIPES["pixelcnn"].pictures("test"))
-    assert numbers["recognised of the real test half"] == str(black_white)
+    assert numbers["recognised of the real test split"] == str(black_white)

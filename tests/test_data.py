@@ -1,4 +1,4 @@
-"""Laws of the loaders: nothing twice, nothing in both halves, damage and typing errors refused."""
+"""Laws of the loaders: nothing twice, nothing in both splits, damage and typing errors refused."""
 
 import shutil
 
@@ -184,8 +184,8 @@ def test_the_split_depends_on_the_pictures_alone(images, random):
     images = images[data.first_copies(images)]
     labels = np.array([random.randrange(3) for _ in images])
     order = np.array(random.sample(range(len(images)), len(images)))
-    marked = data.in_test_half(images, labels)
-    assert np.array_equal(data.in_test_half(images[order], labels[order]), marked[order])
+    marked = data.in_test_split(images, labels)
+    assert np.array_equal(data.in_test_split(images[order], labels[order]), marked[order])
     for label in range(3):
         one_class = {images[i].tobytes(): marked[i] for i in np.flatnonzero(labels == label)}
         assert sum(one_class.values()) >= round(0.2 * len(one_class))

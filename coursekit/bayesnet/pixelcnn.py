@@ -2,9 +2,10 @@ r"""PixelCNN: each pixel is a child of all that come before it, row by row from 
 
     p(x | y) = prod_i p(x_i | x_1, ..., x_{i-1}, y)
 
-One convolutional network computes all factors at once. Two stacks share the work, so that no earlier pixel is
-overlooked: the vertical stack v sees all rows above, the horizontal one h the row itself up to the left neighbour, and
-what v knows flows into h, never back. In each layer, with a gate g(a, b) = tanh(a) sigmoid(b),
+One convolutional network computes all factors at once. Two stacks share the work, so that no direction is blind: the
+vertical stack v sees the rows above, the horizontal one h the row itself up to the left neighbour, and what v knows
+flows into h, never back. How far they see is a matter of depth: with dilations that sum to s, 3 + s rows up, as many
+columns to either side of them, and 4 + s pixels to the left. In each layer, with a gate g(a, b) = tanh(a) sigmoid(b),
 
     v <- v + g(W_v * v),        h <- h + W_o g(W_h * h + W_l v),
 

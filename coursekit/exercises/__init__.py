@@ -94,7 +94,7 @@ def first_refusal(*verdicts: Verdict, praise: str) -> Verdict:
 
 
 def parts(result: object, names: tuple[str, ...]) -> tuple:
-    """The values that an answer returns together.
+    """The values that an answer returns together: a tuple, a list, or a tensor of one dimension.
 
     Raises:
         ValueError: if they are not as many as there are names; `exercise` turns that into a verdict.
@@ -102,7 +102,11 @@ def parts(result: object, names: tuple[str, ...]) -> tuple:
     Example:
         >>> parts([1.0, 2.0], ("mean", "variance"))
         (1.0, 2.0)
+        >>> parts(torch.tensor([1.0, 2.0]), ("mean", "variance"))
+        (tensor(1.), tensor(2.))
     """
+    if isinstance(result, Tensor) and result.dim() == 1:
+        result = result.unbind()
     if not isinstance(result, tuple | list) or len(result) != len(names):
         found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
         raise ValueError(f"return {len(names)} values ({', '.join(names)}), got {found}")

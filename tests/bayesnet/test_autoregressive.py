@@ -90,13 +90,17 @@ def test_pixel_cnn_sees_all_that_comes_before_and_nothing_else(dilations, head, 
     assert torch.equal(dependence(model, y), comes_before(range(42)))
 
 
-def test_one_layer_sees_the_cone_above_and_the_pixels_to_the_left():
-    """The receptive field, counted by hand: 3 + 1 rows up, 3 + 1 pixels to each side of them, 4 + 1 to the left."""
-    seen = dependence(randomised(PixelCNN(None, 4, (1,), None, (1, 9, 13))))[6 * 13 + 6].view(9, 13)
-    rows, columns = torch.meshgrid(torch.arange(9) - 6, torch.arange(13) - 6, indexing="ij")
-    above = (rows >= -4) & (rows <= -1) & (columns.abs() <= 4)
-    left = (rows == 0) & (columns < 0) & (columns >= -5)
-    assert torch.equal(seen, above | left)
+@pytest.mark.parametrize("dilations", [(1,), (1, 2), (1, 2, 4)], ids=str)
+def test_how_far_a_pixel_cnn_sees_is_the_sum_of_its_dilations(dilations):
+    """With sum s, counted by hand: 3 + s rows up, 3 + s pixels to each side of them, 4 + s to the left."""
+    s = sum(dilations)
+    H, W = 6 + s, 2 * s + 11
+    seen = dependence(randomised(PixelCNN(None, 4, dilations, None, (1, H, W))))
+    i, j = s + 4, s + 5
+    rows, columns = torch.meshgrid(torch.arange(H) - i, torch.arange(W) - j, indexing="ij")
+    above = (rows >= -(3 + s)) & (rows <= -1) & (columns.abs() <= 3 + s)
+    left = (rows == 0) & (columns < 0) & (columns >= -(4 + s))
+    assert torch.equal(seen[i * W + j].view(H, W), above | left)
 
 
 @pytest.mark.parametrize("name", SMALL)
