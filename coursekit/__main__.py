@@ -115,11 +115,12 @@ def evaluate(
         else:
             settings = {} if guidance is None else {"guidance": guidance}
             y = evaluation.shares(number)
+            labels = y if getattr(model, "num_classes", None) is not None else None
             images = evaluation.draw_animals(model, y, generator, **settings)
             judge = recipes.load_released("classifier")
             images_test, labels_test = recipe.pictures("test")
             numbers = evaluation.evaluate_likelihood(model, images_test, labels_test, generator)
-            numbers |= evaluation.evaluate_samples(judge, images, y, generator, recipe.prepare)
+            numbers |= evaluation.evaluate_samples(judge, images, labels, generator, recipe.prepare)
             numbers |= {name: str(value) for name, value in settings.items()}
         for name, value in numbers.items():
             typer.echo(f"{name}: {value}")

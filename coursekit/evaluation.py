@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coursekit.boltzmann import RestrictedMachine, annealed_importance_sampling, base_rate
 from coursekit.data import from_pixels, load_animals
 from coursekit.diffusion import Denoiser, sample
-from coursekit.estimates import bootstrap_interval
+from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.metrics import (
     classifier_two_sample_test,
     features_of,
@@ -100,6 +101,13 @@ def evaluate_classifier(model: nn.Module) -> dict[str, str]:
     return {"test accuracy": str(recognised_share(model, images, labels))}
 
 
+def _annealed_nats(machine: RestrictedMachine, images: Tensor, generator: torch.Generator) -> Estimate:
+    """Mean of F plus log Z, with the intervals of both added up."""
+    log_z = annealed_importance_sampling(machine, betas=5000, base=base_rate(images), generator=generator)
+    energy = bootstrap_interval(machine.free_energy(images), generator=generator)
+    return Estimate(energy.value + log_z.value, energy.low + log_z.low, energy.high + log_z.high)
+
+
 @torch.no_grad()
 def evaluate_reconstructions(
     judge: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -131,8 +139,10 @@ def evaluate_likelihood(model: nn.Module, images: Tensor, labels: Tensor, genera
 
     Returns:
         The mean of -log p(x | y) with its bootstrap interval: in nats for black and white, in bits per dimension for
-        256 levels.
+        256 levels. For a Boltzmann machine it rests on an estimate of log Z, whose interval is added.
     """
+    if isinstance(model, RestrictedMachine):
+        return {"test -log p(x), nats, estimated by annealing": str(_annealed_nats(model, images, generator))}
     exact = hasattr(model, "log_prob")
     if not exact and not hasattr(model, "log_prob_bound"):
         return {}
@@ -148,23 +158,23 @@ def evaluate_likelihood(model: nn.Module, images: Tensor, labels: Tensor, genera
 def evaluate_samples(
     judge: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     generator: torch.Generator,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, str]:
-    """What `judge`, the course classifier, and the real pictures say of samples (N, 1, 28, 28) with labels (N,).
+    """What `judge`, the course classifier, and the real pictures say of samples (N, 1, 28, 28).
 
     Args:
         judge: the course classifier.
         images: the samples.
-        labels: what was asked for.
+        labels: what was asked for, (N,); None of a model without labels.
         generator: of the permutations and resamples.
         prepare: what the real pictures go through before they are compared with the samples, if anything.
 
     Returns:
-        By name: the recognised share (of the test split as well), the Frechet distance and its floor, MMD and
-        two-sample test against the test split, and the smallest distance to a training picture beside that of the test
-        split. Intervals are 95 %.
+        By name: with labels the recognised share (of the test split as well), the Frechet distance and its floor, MMD
+        and two-sample test against the test split, and the smallest distance to a training picture beside that of the
+        test split. Intervals are 95 %.
     """
     (train, _, _), (test, test_labels, _) = load_animals("train"), load_animals("test")
     if prepare is not None:
@@ -174,10 +184,17 @@ def evaluate_samples(
     discrepancy = mmd(drawn, real, generator=generator)
     known = with_mirrored(train)
     near, near_real = (nearest_neighbours(x, known).distances for x in (images, test))
+    shares_of_labels = (
+        {}
+        if labels is None
+        else {
+            "recognised": str(recognised_share(judge, images, labels)),
+            "recognised of the real test split": str(recognised_share(judge, test, test_labels)),
+        }
+    )
     return {
         "samples": str(len(images)),
-        "recognised": str(recognised_share(judge, images, labels)),
-        "recognised of the real test split": str(recognised_share(judge, test, test_labels)),
+        **shares_of_labels,
         "Frechet distance to the test split": str(frechet_distance(drawn, real, generator=generator)),
         "Frechet distance of train to test split": str(frechet_distance(floor, real, generator=generator)),
         "MMD^2 to the test split": f"{discrepancy}, p = {discrepancy.p_value:.3g}",

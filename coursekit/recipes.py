@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.bayesnet import PixelCNN
+from coursekit.boltzmann import RBM, PersistentChains
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
 from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
-from coursekit.diffusion.optimizers import muon_and_adamw
+from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
 from coursekit.flows import image_flow
 from coursekit.gan import image_gan
 from coursekit.networks import UNet
@@ -132,6 +133,20 @@ RECIPES: dict[str, Recipe] = {
     "pixelcnn": Recipe(lambda: PixelCNN(channels=32, num_classes=10), PIXELCNN_FIT, seconds=600, prepare=binarise),
     "pixelcnn-levels": Recipe(
         lambda: PixelCNN(DiscretisedLogistics(), channels=32, num_classes=10), PIXELCNN_FIT, seconds=600
+    ),
+    "rbm": Recipe(
+        lambda: RBM((1, 28, 28), hidden=400, negative=PersistentChains((1, 28, 28), number=128)),
+        {
+            "batch_size": 128,
+            "optimizer": lambda machine: GradientDescent(machine.parameters(), lr=1e-2),
+            "warmup": 0,
+            "decay": 0.9,
+            "ema_half_life": 200.0,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=150,
+        prepare=binarise,
     ),
     "flow": Recipe(
         image_flow,

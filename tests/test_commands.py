@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from coursekit import recipes
 from coursekit.__main__ import app
+from coursekit.boltzmann import RBM
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.data import from_pixels, load_animals
 from coursekit.evaluation import draw_animals, evaluate_likelihood, evaluate_samples, shares
@@ -180,6 +181,28 @@ def test_likelihoods_are_in_the_unit_of_the_pictures_and_bounds_are_called_bound
     assert name == "test -log p(x | y), bits/dim, at most"
     assert value.startswith("1 ")
     assert evaluate_likelihood(torch.nn.Identity(), images, y, generator) == {}
+
+
+def test_the_likelihood_of_a_machine_is_estimated() -> None:
+    """With the errors of log Z and of the mean both in the interval; close to what enumeration says."""
+    generator = torch.Generator().manual_seed(0)
+    machine = RBM(12, hidden=4)
+    machine.weight.data.normal_(0, 0.4, generator=generator)
+    images = machine.sample(500, generator=generator, steps=100)
+    ((name, value),) = evaluate_likelihood(machine, images, torch.zeros(500), generator).items()
+    assert name == "test -log p(x), nats, estimated by annealing"
+    exact = -machine.log_prob(images).mean().item()
+    low, high = (float(end) for end in value.split("[")[1].rstrip("]").split(","))
+    assert low < exact < high
+    assert high - low < 0.5
+
+
+def test_a_model_without_labels_is_not_asked_for_them() -> None:
+    judge = recipes.load_released("classifier")
+    images, _ = recipes.RECIPES["rbm"].pictures("train")
+    numbers = evaluate_samples(judge, images[:200], None, torch.Generator().manual_seed(0), binarise)
+    assert not any("recognised" in name for name in numbers)
+    assert numbers["samples"] == "200"
 
 
 def test_a_recipe_hands_out_the_pictures_that_its_model_takes() -> None:

@@ -13,7 +13,8 @@ class Average:
 
     With half-life h a weight of n steps ago counts 2^(-n / h). Early in training h is held at `ramp` times
     the step's number, so that the start is forgotten (Karras et al., 2022, arXiv 2206.00364, released code).
-    Buffers of integers are copied. All tensors are updated by one fused call.
+    Buffers of integers are copied, and so are those that a module names in its attribute `unaveraged`: the states of
+    chains have no mean. All tensors are updated by one fused call.
 
     Args:
         model: whose tensors are followed.
@@ -37,7 +38,7 @@ class Average:
     def __init__(self, model: nn.Module, half_life: float, ramp: float | None = 0.1) -> None:
         if not half_life > 0 or (ramp is not None and not ramp > 0):
             raise ValueError(f"half_life and ramp must be positive, got {half_life} and {ramp}")
-        self.half_life, self.ramp = half_life, ramp
+        self.half_life, self.ramp, self.copied = half_life, ramp, _unaveraged(model)
         self.source = {name: tensor.detach() for name, tensor in _tensors(model).items()}
         self.state = {name: _wide(tensor).clone() for name, tensor in self.source.items()}
 
@@ -45,7 +46,7 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the model's tensors after optimiser step `step` (counted from 0)."""
         half_life = self.half_life if self.ramp is None else min(self.half_life, self.ramp * (step + 1))
-        floating = [name for name, tensor in self.source.items() if tensor.is_floating_point()]
+        floating = [name for name, x in self.source.items() if x.is_floating_point() and name not in self.copied]
         if floating:
             new = [_wide(self.source[name]) for name in floating]
             torch._foreach_lerp_([self.state[name] for name in floating], new, 1 - 0.5 ** (1 / half_life))
@@ -61,6 +62,12 @@ class Average:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _unaveraged(model: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}".lstrip(".") for path, part in model.named_modules() for name in getattr(part, "unaveraged", ())
+    }
 
 
 def _wide(tensor: Tensor) -> Tensor:

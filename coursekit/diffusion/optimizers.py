@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon", "muon_and_adamw", "orthogonalise"]
+__all__ = ["GradientDescent", "Muon", "muon_and_adamw", "orthogonalise"]
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -115,3 +115,44 @@ def muon_and_adamw(
             matrix = parameter.ndim >= 2 and not set(outside) & set(name.split("."))
             (inside if matrix else rest).append(parameter)
     return [Muon(inside, lr), torch.optim.AdamW(rest, lr_rest, (0.9, 0.99), weight_decay=0.01, fused=True)]
+
+
+class GradientDescent(torch.optim.Optimizer):
+    """Stochastic gradient descent with momentum, M <- mu M + G and W <- W - lr M.
+
+    For machines whose gradient is a mean over chains. AdamW moves every weight by about lr: a Boltzmann machine with
+    hundreds of weights to a unit then changes faster than its chains follow. Here steps shrink with the gradient.
+
+    As with `Muon`, a step changes nothing if the attribute `found_inf` is a tensor that holds 1.
+
+    Args:
+        params: the weights.
+        lr: learning rate.
+        momentum: mu.
+
+    Example:
+        >>> weight = nn.Parameter(torch.zeros(1))
+        >>> weight.grad = torch.ones(1)
+        >>> GradientDescent([weight], lr=0.1).step()
+        >>> weight.item()
+        -0.1
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.5) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            moments = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+            for parameter, moment in zip(parameters, moments, strict=True):
+                new = torch.add(parameter.grad, moment, alpha=group["momentum"])
+                if self.found_inf is not None:  # a gradient that is not finite must not be multiplied by 0
+                    new = torch.where(self.found_inf > 0, moment, new)
+                moment.copy_(new)
+                step = new if self.found_inf is None else new * (1 - self.found_inf)
+                parameter.sub_(step, alpha=group["lr"])

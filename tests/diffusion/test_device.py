@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 
+from coursekit.boltzmann import RBM, BoltzmannMachine, ContrastiveDivergence, GaussianRBM
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
 from coursekit.diffusion import (
     SCHEDULES,
@@ -27,6 +28,15 @@ from coursekit.diffusion import (
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
+from coursekit.energy import (
+    Contrastive,
+    EnergyModel,
+    NoiseContrastive,
+    ScoreModel,
+    denoising_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
 from coursekit.gan import (
     GAN,
     R1,
@@ -39,7 +49,8 @@ from coursekit.gan import (
     NonSaturating,
     ring_game,
 )
-from coursekit.networks import MLP, TimeMLP, UNet
+from coursekit.gmm import GaussianMixture
+from coursekit.networks import MLP, ConvEncoder, TimeMLP, UNet
 from coursekit.recipes import RECIPES
 from coursekit.vae import hierarchical_image_vae, image_vae, image_vqvae, linear_vae, point_vae
 
@@ -108,6 +119,10 @@ def advance(
     return run
 
 
+def matched(objective: Callable[..., Tensor]) -> EnergyModel:
+    return EnergyModel(MLP([2, 8, 8, 1]), 2, objective)
+
+
 MODELS = {
     "logistic": (lambda: LogisticRegression(10, (1, 28, 28)), pictures),
     "conv": (ConvClassifier, pictures),
@@ -140,6 +155,29 @@ MODELS = {
     "vqvae": (image_vqvae, black_and_white),
     "points": (lambda: point_vae(2, num_classes=2), labelled_points),
     "linear vae": (lambda: linear_vae(2, 1), points),
+    "visible machine": (lambda: BoltzmannMachine(2), points),
+    "rbm": (lambda: RBM((1, 28, 28), hidden=8), pictures),
+    "rbm, cd": (lambda: RBM((1, 28, 28), hidden=8, negative=ContrastiveDivergence(2)), pictures),
+    "gaussian rbm": (lambda: GaussianRBM(2, hidden=8), points),
+    "energy": (
+        lambda: EnergyModel(
+            ConvEncoder(1, width=8), (1, 28, 28), Contrastive((1, 28, 28), steps=2, penalty=0.1, noise=0.1, clip=1.0)
+        ),
+        pictures,
+    ),
+    "energy, noise-contrastive": (
+        lambda: EnergyModel(
+            MLP([2, 8, 1]), 2, NoiseContrastive(GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None]))
+        ),
+        points,
+    ),
+    "energy, implicit": (lambda: matched(lambda model, x, g: implicit_score_matching(model.score, x)), points),
+    "energy, sliced": (lambda: matched(lambda model, x, g: sliced_score_matching(model.score, x, 2, g)), points),
+    "energy, denoising": (
+        lambda: matched(lambda model, x, g: denoising_score_matching(model.score, x, 0.1, g)),
+        points,
+    ),
+    "score": (lambda: ScoreModel(TimeMLP(2), Cosine(), 2), points),
 }
 
 

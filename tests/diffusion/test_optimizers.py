@@ -1,12 +1,12 @@
-"""Laws of Muon."""
+"""Laws of Muon and of gradient descent."""
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from coursekit.diffusion.optimizers import Muon, muon_and_adamw, orthogonalise
+from coursekit.diffusion.optimizers import GradientDescent, Muon, muon_and_adamw, orthogonalise
 
 
 @given(m=st.integers(2, 24), n=st.integers(2, 24), seed=st.integers(0, 100))
@@ -46,9 +46,10 @@ def test_one_step_is_the_formula_and_batching_changes_nothing() -> None:
         torch.testing.assert_close(optimizer.state[parameter]["momentum"], momentum)
 
 
-def test_found_inf_leaves_everything_alone() -> None:
+@pytest.mark.parametrize("kind", [Muon, GradientDescent])
+def test_found_inf_leaves_everything_alone(kind: type[torch.optim.Optimizer]) -> None:
     weight = nn.Parameter(torch.ones(3, 3))
-    optimizer = Muon([weight], lr=0.1)
+    optimizer = kind([weight], lr=0.1)
     weight.grad = torch.eye(3)
     optimizer.step()
     before, moment = weight.detach().clone(), optimizer.state[weight]["momentum"].clone()
@@ -57,6 +58,18 @@ def test_found_inf_leaves_everything_alone() -> None:
     optimizer.step()
     assert torch.equal(weight.detach(), before)
     assert torch.equal(optimizer.state[weight]["momentum"], moment)
+
+
+@settings(deadline=None)
+@given(lr=st.floats(0.001, 0.1), momentum=st.floats(0, 0.95))
+def test_gradient_descent_is_torchs(lr: float, momentum: float) -> None:
+    weights = [nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
+    optimizers = GradientDescent([weights[0]], lr, momentum), torch.optim.SGD([weights[1]], lr, momentum)
+    for step in range(4):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = (weight.detach() * (step + 1)).sin()
+            optimizer.step()
+    torch.testing.assert_close(*weights)
 
 
 def test_every_parameter_has_one_optimiser() -> None:
