@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.labels import check_labels, check_num_classes
+from coursekit.shapes import check_points, checked_shape
 
 __all__ = ["LabelledDensity"]
 
@@ -43,9 +44,7 @@ class LabelledDensity(nn.Module, ABC):
 
     def __init__(self, shape: int | Sequence[int], num_classes: int | None = None) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        if not self.shape or min(self.shape) < 1:
-            raise ValueError(f"shape must hold positive numbers, got {shape}")
+        self.shape = checked_shape(shape)
         check_num_classes(num_classes)
         self.num_classes = num_classes
         classes = num_classes or 1
@@ -127,7 +126,6 @@ class LabelledDensity(nn.Module, ABC):
         return torch.multinomial(log_probs.softmax(dim=1), 1, generator=generator)[:, 0]
 
     def _check(self, x: Tensor, y: Tensor | None) -> None:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"x must have shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        check_points(x, self.shape)
         if y is not None:
             check_labels(y, len(x), self.num_classes)

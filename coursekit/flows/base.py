@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.labels import check_labels, check_num_classes
+from coursekit.shapes import check_points, checked_shape
 
 __all__ = [
     "Base",
@@ -195,7 +196,7 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         check_num_classes(num_classes)
-        self.layers, self.shape, self.num_classes = Compose(layers), tuple(shape), num_classes
+        self.layers, self.shape, self.num_classes = Compose(layers), checked_shape(shape), num_classes
         self.base = StandardNormal(shape) if base is None else base
         self.label = None if num_classes is None else nn.Embedding(num_classes, context)
 
@@ -210,7 +211,7 @@ class Flow(nn.Module):
         Raises:
             ValueError: if x has another shape, or a label is out of range.
         """
-        self._check_points(x, "x")
+        check_points(x, self.shape)
         if self.num_classes is not None and y is None:
             classes = torch.arange(self.num_classes, device=x.device)
             each = [self.log_prob(x, c.expand(len(x)), generator) for c in classes]
@@ -246,12 +247,12 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The latent points z = f^{-1}(x), (N, *shape)."""
-        self._check_points(x, "x")
+        check_points(x, self.shape)
         return self.layers.inverse(x, self.context(y, len(x)))[0]
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The data points x = f(z), (N, *shape)."""
-        self._check_points(z, "z")
+        check_points(z, self.shape, "z")
         return self.layers(z, self.context(y, len(z)))[0]
 
     def context(self, y: Tensor | None, n: int) -> Tensor | None:
@@ -262,11 +263,6 @@ class Flow(nn.Module):
         """
         check_labels(y, n, self.num_classes)
         return None if self.label is None else self.label(y)
-
-    def _check_points(self, points: Tensor, name: str) -> None:
-        if points.shape[1:] != self.shape or points.ndim != 1 + len(self.shape):
-            wanted = ", ".join(map(str, ("N", *self.shape)))
-            raise ValueError(f"{name} must have shape ({wanted}), got {tuple(points.shape)}")
 
 
 def check_features(points: Tensor, D: int, name: str) -> None:

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coursekit.labels import check_labels
+from coursekit.shapes import check_points
 from coursekit.vae.likelihoods import Likelihood
 
 __all__ = ["VQVAE", "VectorQuantiser", "perplexity"]
@@ -215,8 +216,7 @@ class VQVAE(nn.Module):
         Raises:
             ValueError: if the codes have the wrong shape.
         """
-        if k.shape[1:] != self.places:
-            raise ValueError(f"k must have shape (N, {', '.join(map(str, self.places))}), got {tuple(k.shape)}")
+        check_points(k, self.places, "k")
         return self.likelihood.mean(self.decoder(self.quantiser.look_up(k)))
 
     def reconstruct(self, x: Tensor) -> Tensor:
