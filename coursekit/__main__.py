@@ -50,7 +50,7 @@ def train(
     state_every: Annotated[int, typer.Option(help="Write the state every so many steps.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --state if it exists.")] = False,
 ) -> None:
-    """Train one of the course's models on the train half of the animals."""
+    """Train one of the course's models on the train split of the animals."""
     with _plain_errors():
         if model not in recipes.RECIPES:
             raise ValueError(f"MODEL must be one of {', '.join(recipes.RECIPES)}, got {model!r}")
@@ -103,7 +103,7 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Also put the numbers into the .json beside it.")] = False,
 ) -> None:
-    """Measure a model against the test half of the animals."""
+    """Measure a model against the test split of the animals."""
     with _plain_errors():
         model, generator = recipes.load(checkpoint), coursekit.seed_everything(seed)
         recipe = recipes.RECIPES[read_tensors(checkpoint)[1]["recipe"]]
