@@ -4,7 +4,8 @@
 
 Networks, learning rates, batch, steps and data are the same for every row; see `coursekit.gan.ring`. A mode counts as
 covered with 20 samples of 2,500 within three standard deviations, where an exact sampler would draw 309.
-`--lr-scale 0.3` lets the discriminator learn too slowly, and every game collapses.
+`--lr-scale 0.3` lets the discriminator learn too slowly, and most games collapse, not all: least squares survives in
+some seeds.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Dirac game has the real point 0, the generator at theta and the critic psi x.
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -27,11 +28,11 @@ def best_discriminator(answer: Callable) -> Verdict:
         ask(answer, log_p, log_q, share),
         logit.sigmoid(),
         mistakes={
-            "that is p / (p + q), the answer for as many real as fake samples: weight p by the share of real ones": (
+            "that is p / (p + q), the answer for as many real as drawn samples: weight p by the share of real ones": (
                 log_p - log_q
             ).sigmoid(),
             "the share is on the wrong side: it belongs to the real samples": (log_p - log_q - share.logit()).sigmoid(),
-            "that is the probability of a fake, 1 - D": (-logit).sigmoid(),
+            "that is the probability of 'drawn', 1 - D": (-logit).sigmoid(),
             "that is the logit of D: put it through a sigmoid": logit,
             "those are the odds D / (1 - D)": logit.exp(),
             "you added the share itself to the logit: its log-odds, log(share / (1 - share)), are what is to be "
@@ -45,12 +46,12 @@ def best_discriminator(answer: Callable) -> Verdict:
     )
     if not verdict.passed:
         return verdict
-    far = torch.tensor([-800.0, -900.0], **FLOAT), torch.tensor([-801.0, -897.0], **FLOAT)
+    far = torch.tensor([-800.0, -900.0, -1.0, -900.0], **FLOAT), torch.tensor([-801.0, -897.0, -900.0, -1.0], **FLOAT)
     there = torch.as_tensor(ask(answer, *far, share), **FLOAT)
     if there.shape != far[0].shape or not bool(there.isfinite().all()):
         return refuse(
-            "right where the densities are ordinary numbers, but far from all samples exp(log p) is 0 and 0/0 has no "
-            "value: take the sigmoid of the logit"
+            "right where the densities are ordinary numbers, but far from the samples of either law exp gives 0 or "
+            "infinity, and a quotient of two such has no value: take the sigmoid of the logit"
         )
     return compare(
         there,
@@ -74,7 +75,7 @@ def least_squares_best(answer: Callable) -> Verdict:
             "the targets are swapped: real samples, of density p, are pulled to `real`": (real * q + fake * p)
             / (p + q),
             "divide by p + q: what you have is a weighted sum, a weighted mean is wanted": real * p + fake * q,
-            "the term of the fake samples is missing: they pull to `fake`": real * p / (p + q),
+            "the term of the drawn samples is missing: they pull to `fake`": real * p / (p + q),
             "a sign: the derivative p (d - real) + q (d - fake) is zero at a sum, not a difference": (
                 real * p - fake * q
             )
@@ -95,29 +96,56 @@ def wasserstein(answer: Callable) -> Verdict:
     """Exercise 5.3: two samples of numbers, (N,) and (M,) -> their exact W_1."""
     generator = torch.Generator().manual_seed(5)
     even = [torch.randn(6, generator=generator, **FLOAT) * scale for scale in (1.0, 2.0)]
-    odd = [torch.randn(n, generator=generator, **FLOAT) for n in (4, 6)]
     verdict = compare(
         ask(answer, *even),
         wasserstein_1d(*even),
         mistakes=_distances(*even),
         what="your W_1 of two samples of six",
     )
-    if not verdict.passed:
-        return verdict
-    a, b = (values.sort().values for values in odd)
-    short = min(len(a), len(b))
+    for sizes in ((4, 6), (6, 4), (5, 3)):
+        if not verdict.passed:
+            return verdict
+        # one decimal: some values are tied
+        verdict = _of_two_lengths(
+            answer, *(torch.randn(n, generator=generator, **FLOAT).round(decimals=1) for n in sizes)
+        )
+    return verdict
+
+
+def _of_two_lengths(answer: Callable, a: Tensor, b: Tensor) -> Verdict:
+    """Whether W_1 is right for samples of different lengths."""
+    n, m = len(a), len(b)
+
+    def careful(a: Tensor, b: Tensor) -> object:
+        try:
+            return answer(a, b)
+        except RuntimeError as error:
+            if "size of tensor" not in str(error):
+                raise
+            return torch.nan
+
+    found = ask(careful, a, b)
+    if isinstance(found, float) and found != found:
+        return refuse(
+            f"right for samples of one length, but of {n} and {m} values you compare different numbers of parts: each "
+            f"of the {n} is to be cut into {m} parts, each of the {m} into {n}"
+        )
+    low, high = a.sort().values, b.sort().values
+    short, parts = min(n, m), (low.repeat_interleave(m) - high.repeat_interleave(n)).abs()
     return compare(
-        ask(answer, *odd),
-        wasserstein_1d(*odd),
+        found,
+        wasserstein_1d(a, b),
         mistakes={
-            "right for samples of one length, but of the longer one you left some out: each of four points weighs 1/4, "
-            "each of six 1/6": (a[:short] - b[:short]).abs().mean(),
+            "right for samples of one length, but of the longer one you left some out: each of N points weighs 1/N, "
+            "each of M 1/M": (low[:short] - high[:short]).abs().mean(),
             "right for samples of one length; then you repeated each whole sample instead of each value, so that they "
-            "are no longer sorted": (a.repeat(len(b)) - b.repeat(len(a))).abs().mean(),
+            "are no longer sorted": (low.repeat(m) - high.repeat(n)).abs().mean(),
             "right for samples of one length; for others you took the mean over all pairs, a coupling, but not the "
             "best": (a[:, None] - b).abs().mean(),
+            "right for samples of one length; for others each of the N M parts carries 1/(N M) of the mass, and you "
+            "divided by something else": parts.sum(),
         },
-        what="your W_1 of samples of four and of six",
+        what=f"your W_1 of samples of {n} and of {m}",
         why="on a line nothing beats carrying the smallest to the smallest",
     )
 
@@ -132,6 +160,7 @@ def _distances(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         "before the mean": gap.mean().abs(),
         "that is the difference of the means, which cancels and may be negative": -gap.mean().abs(),
         "that is the sum of the distances: each point carries 1/N of the mass": gap.abs().sum(),
+        "that is the sum over all N M parts: each carries 1/(N M) of the mass": gap.abs().sum() * len(a),
         "you squared the distances: that is W_2^2": gap.square().mean(),
         "you squared the distances and took the root: that is W_2": gap.square().mean().sqrt(),
         "that is the largest distance, not the mean one": gap.abs().max(),
@@ -167,12 +196,12 @@ def gradient_penalty(answer: Callable) -> Verdict:
             "u and 1 - u are exchanged: u belongs to the real samples": (slopes(turned).norm(dim=1) - 1)
             .square()
             .mean(),
-            "you took the slope at the real samples: points between real and fake are wanted": (
+            "you took the slope at the real samples: points between real and drawn are wanted": (
                 slopes(real).norm(dim=1) - 1
             )
             .square()
             .mean(),
-            "you took the slope at the fake samples: points between real and fake are wanted": (
+            "you took the slope at the drawn samples: points between real and drawn are wanted": (
                 slopes(fake).norm(dim=1) - 1
             )
             .square()
@@ -229,6 +258,9 @@ def spectral_radius(answer: Callable, best_r1: float) -> Verdict:
     def largest(roots: Tensor) -> Tensor:
         return roots.abs().max()
 
+    def radius(step: Tensor) -> Tensor:
+        return largest(torch.linalg.eigvals(step))
+
     verdict = compare(
         torch.tensor(values, **FLOAT),
         truth(penalised, simultaneous, largest),
@@ -251,34 +283,53 @@ def spectral_radius(answer: Callable, best_r1: float) -> Verdict:
             "that is the smallest modulus: the slowest direction decides": truth(
                 penalised, simultaneous, lambda roots: roots.abs().min()
             ),
+            "that is the determinant: for a conjugate pair the squared modulus, for real eigenvalues neither of them": (
+                _of_matrices(cases, torch.linalg.det)
+            ),
+            "that is the root of the determinant: the modulus of a conjugate pair, but real eigenvalues differ": (
+                _of_matrices(cases, lambda step: torch.linalg.det(step).abs().sqrt())
+            ),
+            "that is the largest singular value: how far one step can lead away, not how far many do": _of_matrices(
+                cases, lambda step: torch.linalg.matrix_norm(step, 2)
+            ),
+            "you put the penalty into the matrix of steps in turn: here both players answer to the same state": (
+                _of_matrices(cases, radius, in_turn=True)
+            ),
             "those are squared moduli": truth(penalised, simultaneous, lambda roots: roots.abs().square().max()),
-            "your matrix couples the players by lr, as if the sigmoid were 1 at 0: it is 1/2": _coupled(cases, 1.0),
-            "your matrix has the same sign at both couplings, as if the players wanted the same": _coupled(
-                cases, 0.5, -1.0
+            "your matrix couples the players by lr, as if the sigmoid were 1 at 0: it is 1/2": _of_matrices(
+                cases, radius, slope=1.0
+            ),
+            "your matrix has the same sign at both couplings, as if the players wanted the same": _of_matrices(
+                cases, radius, sign=-1.0
             ),
         },
-        what="your radius",
+        what="your radius, at (r1, lr) = " + ", ".join(f"({r1:g}, {lr:g})" for r1, lr in cases) + ",",
     )
     return first_refusal(
-        verdict, _best(best_r1), praise="the penalty damps the circle, up to r1 = 1; more only stiffens"
+        verdict,
+        _best(best_r1),
+        praise="the penalty damps the circle; beyond r1 = 1 the eigenvalues are real, and one soon passes -1",
     )
 
 
-def _coupled(cases: list[tuple[float, float]], slope: float, sign: float = 1.0) -> Tensor:
-    """Radii with another slope of the losses by the logit, or another sign of the generator's."""
-    return torch.stack(
-        [
-            torch.linalg.eigvals(
-                torch.tensor([[1.0, lr * slope * sign], [-lr * slope, 1 - lr * r1]], **FLOAT)
-            ).abs().max()
-            for r1, lr in cases
-        ]
-    )  # fmt: skip
+def _of_matrices(
+    cases: list[tuple[float, float]],
+    of: Callable[[Tensor], Tensor],
+    slope: float = 0.5,
+    sign: float = 1.0,
+    in_turn: bool = False,
+) -> Tensor:
+    """Numbers of steps with another slope of the losses by the logit, another sign of the generator's, or in turn."""
+    numbers = []
+    for r1, lr in cases:
+        corner = 1 - (lr * slope) ** 2 if in_turn else 1.0
+        numbers.append(of(torch.tensor([[corner, lr * slope * sign], [-lr * slope, 1 - lr * r1]], **FLOAT)))
+    return torch.stack(numbers)
 
 
 def _best(r1: object) -> Verdict:
     """Whether the weight allows the largest learning rate."""
-    if isinstance(r1, bool) or not isinstance(r1, int | float | Tensor) or float(r1) < 0:
+    if isinstance(r1, bool) or not isinstance(r1, Real | Tensor) or not float(r1) >= 0:
         return refuse(f"your radius is right; best_r1 should be a number that is not negative, got {r1!r}")
     value = float(r1)
     if abs(value - 1) < 0.05:

@@ -82,7 +82,7 @@ class DiracGAN:
         return torch.stack(states)
 
     def eigenvalues(self, move: Move, lr: float) -> Tensor:
-        """Of the Jacobian of a step at the equilibrium, (2,) complex; the game converges if all are inside the circle.
+        """Of the Jacobian of a step at the equilibrium, (2,) complex: all inside the circle, nearby steps converge.
 
         With c the slope of the losses by the logit at 0 (1/2 for `Minimax`) and no regulariser, they are
         1 +- i lr c for simultaneous steps, outside the circle, and of modulus 1 for alternating ones.

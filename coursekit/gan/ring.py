@@ -89,7 +89,7 @@ def cover_ring(
     """Train a game on the ring of eight with several seeds, and count the modes that each generator covers.
 
     A discriminator that learns too slowly (`lr_scale=0.3`) makes the generator chase the one place that it likes best,
-    and all samples end in one mode; momentum (`betas=(0.9, 0.99)`) makes both players overshoot.
+    and in most games all samples end in few modes; momentum (`betas=(0.9, 0.99)`) can make both players overshoot.
 
     Args:
         rules: such as `RULES["original"]`.
