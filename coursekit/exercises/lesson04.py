@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coursekit.exercises import Verdict, ask, compare, correct, exercise, first_refusal, parts, refuse
 
-__all__ = ["annealed_log_z", "langevin_covariance", "positive_phase", "spins_from_bits", "two_point_score"]
+__all__ = ["annealed_log_z", "langevin_covariance", "spins_from_bits", "two_phases", "two_point_score"]
 
 FLOAT = {"dtype": torch.float64}
 
@@ -34,6 +34,7 @@ def spins_from_bits(answer: Callable) -> Verdict:
                 "your W is halved once only: both units bring a factor 1/2": A / 2,
                 "your W is unchanged: write u = (1 + x) / 2 and g = (1 + h) / 2 into the energy": A,
                 "your W is four times as large where it should be a quarter: u = (1 + x) / 2, not 2 x - 1": 4 * A,
+                "your W has the wrong sign: both energies begin with a minus, and so do b and c": -A / 4,
             },
             what="your W",
         ),
@@ -53,32 +54,56 @@ def _bias(found: object, own: Tensor, of_weights: Tensor, name: str, sum_: str) 
             f"your {name} takes {sum_} / 2: in the product of (1 + x) / 2 and (1 + h) / 2 it is a quarter": own / 2
             + of_weights / 2,
             f"your {name} has {sum_} / 4 with the wrong sign": own / 2 - of_weights / 4,
+            f"your {name} leaves the bias of the bits whole: u = (1 + x) / 2 halves it, too": own + of_weights / 4,
+            f"your {name} has the wrong sign: both energies begin with a minus": -own / 2 - of_weights / 4,
+            f"your {name} translates from spins to bits; the other way is wanted": 2 * own - 2 * of_weights,
         },
         what=f"your {name}",
     )
 
 
 @exercise
-def positive_phase(answer: Callable) -> Verdict:
-    """Exercise 4.2: (x (N, D), W (D, H), c (H,)) -> mean of -dF/dW over the batch, (D, H)."""
-    x, W, c = _normal(5, 4, seed=4).sign(), _normal(4, 3, seed=5), _normal(3, seed=6)
-    field = c + x @ W
-    h, p = field.tanh(), torch.sigmoid(2 * field)
+def two_phases(answer: Callable) -> Verdict:
+    """Exercise 4.2: (x (N, D), chains (M, D), W (D, H), c (H,)) -> gradient of the log-likelihood by W, (D, H)."""
+    x, chains, W, c = (
+        _normal(5, 4, seed=4).sign(),
+        _normal(7, 4, seed=9).sign(),
+        _normal(4, 3, seed=5),
+        _normal(3, seed=6),
+    )
+
+    def phase(z: Tensor, hidden: Callable[[Tensor], Tensor] = torch.tanh, bias: Tensor = c) -> Tensor:
+        return z.T @ hidden(bias + z @ W) / len(z)
+
+    def both(hidden: Callable[[Tensor], Tensor] = torch.tanh, bias: Tensor = c) -> Tensor:
+        return phase(x, hidden, bias) - phase(chains, hidden, bias)
+
+    def of_means(z: Tensor) -> Tensor:
+        return torch.outer(z.mean(0), (c + z @ W).tanh().mean(0))
+
     return compare(
-        ask(answer, x, W, c),
-        x.T @ h / 5,
+        ask(answer, x, chains, W, c),
+        both(),
         mistakes={
-            "that is the sum over the batch: divide by its size": x.T @ h,
-            "that is +dF/dW: the positive phase is -dF/dW": -x.T @ h / 5,
-            "you used P(h = 1 | x): with units -1 and 1 the mean of h is tanh of the field": x.T @ p / 5,
-            "you forgot the hidden bias c": x.T @ (x @ W).tanh() / 5,
-            "you used the field itself: the mean of h is its tanh": x.T @ field / 5,
-            "tanh(2 field) is too much: P(h = 1 | x) = S(2 field), and its mean 2 P - 1 is tanh(field)": x.T
-            @ (2 * field).tanh()
-            / 5,
+            "those are the sums over states: divide each by the number of its own": 5 * phase(x) - 7 * phase(chains),
+            "you divided both sums by the size of the batch: the chains are as many as they are": phase(x)
+            - 7 / 5 * phase(chains),
+            "that goes down: the positive phase, over the data, minus the negative, over the chains": -both(),
+            "that is the positive phase alone: the machine's own states are missing": phase(x),
+            "that is the negative phase alone: the data are missing": -phase(chains),
+            "you added the phases: the negative one is taken away": phase(x) + phase(chains),
+            "you used P(h = 1 | x): with units -1 and 1 the mean of h is tanh of the field": both(
+                lambda field: torch.sigmoid(2 * field)
+            ),
+            "you forgot the hidden bias c": both(bias=0 * c),
+            "you used the field itself: the mean of h is its tanh": both(lambda field: field),
+            "tanh(2 field) is too much: P(h = 1 | x) = S(2 field), and its mean 2 P - 1 is tanh(field)": both(
+                lambda field: (2 * field).tanh()
+            ),
+            "that is a product of means: the mean of the product x h is wanted": of_means(x) - of_means(chains),
         },
         what="your gradient",
-        why="the mean of x h with h averaged given x: the hidden units are summed out, not drawn",
+        why="data minus chains, with h averaged given x: the hidden units are summed out, not drawn",
     )
 
 
@@ -107,6 +132,7 @@ def annealed_log_z(answer: Callable) -> Verdict:
             w.sum() ** 2 / w.square().sum(),
             mistakes={
                 "your effective size is upside down: equal weights must give M": w.square().sum() / w.sum() ** 2,
+                "that is the logarithm of your effective size: take exp": (w.sum() ** 2 / w.square().sum()).log(),
                 "your effective size lacks a square: (sum of w)^2 above": w.sum() / w.square().sum(),
                 "your effective size is 1 for equal weights: use sums, not means": w.mean() ** 2 / w.square().mean(),
                 "your effective size uses log w: the weights are w": log_w.sum() ** 2 / log_w.square().sum(),
@@ -117,16 +143,25 @@ def annealed_log_z(answer: Callable) -> Verdict:
     )
     if not verdict.passed:
         return verdict
-    far = log_w + 2000
-    value, size = parts(ask(answer, far, log_z0), ("log Z", "effective sample size"))
-    found = torch.stack([torch.as_tensor(part, **FLOAT) for part in (value, size)])
-    if not bool(found.isfinite().all()):
-        return refuse("right, but exp(2000) is infinite: stay with logarithms, torch.logsumexp(log_w, 0)")
-    return first_refusal(
-        compare(found[0], log_z0 + 2000 + w.mean().log(), what="your log Z for large weights"),
-        compare(found[1], w.sum() ** 2 / w.square().sum(), what="your effective size for large weights"),
-        praise=verdict.message,
-    )
+    for shift in (2000, -2000):
+        try:
+            value, size = parts(answer(log_w + shift, log_z0), ("log Z", "effective sample size"))
+            found = torch.stack([torch.as_tensor(part, **FLOAT) for part in (value, size)])
+        except (OverflowError, ZeroDivisionError):
+            found = torch.tensor(math.nan)
+        if not bool(found.isfinite().all()):
+            trouble = "exp(2000) is infinite" if shift > 0 else "exp(-2000) is rounded to 0"
+            return refuse(f"right, but {trouble}: stay with logarithms, torch.logsumexp(log_w, 0)")
+        far = first_refusal(
+            compare(found[0], log_z0 + shift + w.mean().log(), what=f"your log Z for log-weights near {shift}"),
+            compare(
+                found[1], w.sum() ** 2 / w.square().sum(), what=f"your effective size for log-weights near {shift}"
+            ),
+            praise=verdict.message,
+        )
+        if not far.passed:
+            return far
+    return verdict
 
 
 @exercise
@@ -134,21 +169,25 @@ def langevin_covariance(answer: Callable) -> Verdict:
     """Exercise 4.4: (P (D, D), eta) -> the covariance of unadjusted Langevin at rest, for E = x^T P x / 2."""
     half = _normal(3, 3, seed=8)
     P, eta = half @ half.T / 3 + torch.eye(3, **FLOAT), 0.2
-    eye = torch.eye(3, **FLOAT)
+    eye, covariance = torch.eye(3, **FLOAT), torch.linalg.inv(P)
+    eigenvalues = torch.linalg.eigvalsh(P)
     return compare(
         ask(answer, P, eta),
         torch.linalg.inv(P - eta / 2 * P @ P),
         mistakes={
-            "that is the target's own covariance: the step makes it larger": torch.linalg.inv(P),
+            "that is the target's own covariance: (I - eta P)^2 has a square, which makes it larger": covariance,
             "the variance of the kick is 2 eta, not eta": torch.linalg.inv(P - eta / 2 * P @ P) / 2,
             "the wrong sign: the unadjusted chain is too wide, not too narrow": torch.linalg.inv(P + eta / 2 * P @ P),
             "that is the precision at rest: invert it": P - eta / 2 * P @ P,
             "P * P is taken entry by entry: a matrix product is wanted": torch.linalg.inv(P - eta / 2 * P * P),
-            "half of the bias is missing or doubled: it is eta / 2": torch.linalg.inv(P - eta * P @ P),
-            "you dropped the square of the step, (I - eta P)^2 = I - 2 eta P + eta^2 P^2": torch.linalg.inv(
-                eye - (eye - eta * P)
-            )
-            * eta,
+            "the bias is doubled: it is eta / 2": torch.linalg.inv(P - eta * P @ P),
+            "half of the bias is missing: it is eta / 2": torch.linalg.inv(P - eta / 4 * P @ P),
+            "that is right to first order in eta only: (4.22) is a quotient": covariance + eta / 2 * eye,
+            "you divided entry by entry: the inverse of a matrix is wanted": 1 / (P - eta / 2 * P @ P),
+            "those are the variances along the eigenvectors of P: turn them back to the axes": torch.diag(
+                1 / (eigenvalues * (1 - eta / 2 * eigenvalues))
+            ),
+            "that takes every variance of the target for 1: v is one over an eigenvalue of P": eye / (1 - eta / 2),
         },
         what="your covariance",
         why="each direction of P has its own bias, the narrowest one the largest",
@@ -178,10 +217,11 @@ def two_point_score(answer: Callable, widest: float) -> Verdict:
         )
         if not verdict.passed:
             return verdict
-    verdict = compare(widest, 1.0, what="your widest sigma", rtol=0.02, mistakes={
+    verdict = compare(widest, 1.0, what="your widest sigma", rtol=1e-3, mistakes={
         "your widest sigma is the distance of the two points: look at the slope of the score at 0": 2.0,
         "your widest sigma is too narrow: look at the slope of the score at 0": 0.5,
-        "your widest sigma is half of a root too many: the slope at 0 is (1 / sigma^2 - 1) / sigma^2": math.sqrt(0.5),
+        "your widest sigma is sqrt(1/2): the slope of the score at 0 is (1 / sigma^2 - 1) / sigma^2": math.sqrt(0.5),
+        "your widest sigma is near, as from a grid: set the slope of the score at 0 to zero and solve": 0.99,
     })  # fmt: skip
     praise = "at sigma = 1 the slope of the score at 0 changes its sign: above, one valley, and no chain gets stuck"
     return correct(praise) if verdict.passed else verdict
