@@ -43,7 +43,7 @@ def auto_encoder(ax: Axes, x: Tensor, z: Tensor, back: Tensor) -> None:
     _picture(ax, back, 5.7, "$x' = g(z)$")
     for start, end in ((1.05, 1.35), (2.45, 2.92), (3.28, 3.75), (4.85, 5.15)):
         _arrow(ax, (start, 0), (end, 0))
-    _finish(ax, (-0.1, 6.4), (-1.75, 1.0))
+    _finish(ax, (-0.1, 6.4), (-1.25, 0.85))
 
 
 def variational_auto_encoder(ax: Axes, x: Tensor, m: Tensor, s: Tensor, z: Tensor, back: Tensor) -> None:
@@ -63,8 +63,10 @@ def variational_auto_encoder(ax: Axes, x: Tensor, m: Tensor, s: Tensor, z: Tenso
     _box(ax, 1.9, "encoder", 0.55, 0.3)
     _vector(ax, m, 3.2, height, "mean $m(x)$", above=True)
     _vector(ax, s, 3.2, -height, "deviation $s(x)$")
-    ax.add_patch(Circle((4.3, -height), 0.26, facecolor="white", edgecolor="0.35", linestyle="--", linewidth=1.8))
-    ax.text(4.3, -height, r"$\varepsilon$", ha="center", va="center", fontsize=15)
+    for y, text, line in ((-height, r"$\times$", "-"), (-height - 0.95, r"$\varepsilon$", "--")):
+        ax.add_patch(Circle((4.3, y), 0.26, facecolor="white", edgecolor="0.35", linestyle=line, linewidth=1.8))
+        ax.text(4.3, y, text, ha="center", va="center", fontsize=15)
+    _arrow(ax, (4.3, -height - 0.69), (4.3, -height - 0.26))
     _vector(ax, z, 5.3, 0.0, r"$z = m + s\,\varepsilon$")
     _box(ax, 6.6, "decoder", 0.3, 0.55)
     _picture(ax, back, 8.1, "mean of $p(x | z)$")
@@ -72,7 +74,7 @@ def variational_auto_encoder(ax: Axes, x: Tensor, m: Tensor, s: Tensor, z: Tenso
     bent = [((2.45, 0.1), (3.0, height)), ((2.45, -0.1), (3.0, -height)), ((3.38, height), (5.1, 0.12))]
     for start, end in [*straight, *bent, ((3.38, -height), (4.02, -height)), ((4.5, -height + 0.16), (5.1, -0.12))]:
         _arrow(ax, start, end)
-    foot = -height - half - 0.75
+    foot = -height - max(half + 0.75, 1.45)
     ax.text(5.3, foot, "to draw: $z$ from $N(0, I)$,\nno encoder", ha="center", va="top", fontsize=13, color="0.25")
     _arrow(ax, (5.3, foot + 0.05), (5.3, -half - 0.4), linestyle="--", color="0.35")
     _finish(ax, (-0.1, 8.8), (foot - 0.7, height + half + 0.5))

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 from coursekit import diagrams, plots
 
@@ -49,4 +49,12 @@ def test_texts_lie_inside_and_apart(kind: str) -> None:
         assert frame.y0 <= box.y0
         assert box.y1 <= frame.y1
         assert not any(box.overlaps(other) for other in boxes[:i])
+    plt.close("all")
+
+
+def test_the_noise_comes_from_outside_and_multiplies_the_deviation() -> None:
+    ax = draw("variational")
+    times, noise = (patch for patch in ax.patches if isinstance(patch, Circle))
+    assert times.center[0] == noise.center[0]
+    assert noise.center[1] < times.center[1] - 2 * noise.radius
     plt.close("all")

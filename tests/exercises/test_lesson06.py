@@ -30,18 +30,21 @@ def product(a, u, b, v):
     return variance * (a / u + b / v), variance
 
 
-def chain(alpha, sigma, c, last=True, half=0.5, shift=1, best=True, prior=False, sign=-1):
+def chain(alpha, sigma, c, last=True, half=0.5, shift=1, best=True, prior=False, sign=-1, e=1):
+    alpha, sigma = alpha[:, None], sigma[:, None]
     snr, mmse = (alpha / sigma) ** 2, c * sigma**2 / (alpha**2 * c + sigma**2)
-    mmse = torch.full_like(mmse, c) if prior else mmse
-    end = 0.5 * (alpha[-1] ** 2 * c + sigma[-1] ** 2 - 1 - (sigma[-1] ** 2).log()) if last else 0.0
-    steps = half * ((snr[:-1] - snr[1:]) * (mmse[1:] if shift else mmse[:-1])).sum()
-    width = mmse[0] if best else torch.ones(())
-    return torch.distributions.Normal(0.0, width.sqrt()).log_prob(mmse[0].sqrt()) + sign * steps - end
+    mmse = c.expand(len(alpha), -1) if prior else mmse
+    end = 0.5 * (alpha[-1] ** 2 * c + sigma[-1] ** 2 - 1 - (sigma[-1] ** 2).log()) if last else torch.zeros(1)
+    steps = half * ((snr[:-1] - snr[1:]) * (mmse[1:] if shift else mmse[:-1])).sum(0)
+    width = mmse[0] if best else torch.ones_like(mmse[0])
+    first = -0.5 * (math.log(2 * math.pi) + width.log() + e * mmse[0] / width)
+    return (first + sign * steps - end).sum()
 
 
 def least():
-    exact = -0.5 * (math.log(2 * math.pi * 0.25) + 1)
-    return next(T for T in range(2, 1000) if exact - chain(*check.chain_levels(T), 0.25) < 0.1)
+    spectrum = torch.tensor([4.0, 2.0, 0.8, 0.3, 0.15, 0.05], dtype=torch.float64)
+    exact = -0.5 * (2 * math.pi * math.e * spectrum).log().sum()
+    return next(T for T in range(2, 1000) if exact - chain(*check.chain_levels(T), spectrum) < 0.5)
 
 
 LEAST = least()
@@ -60,6 +63,7 @@ MISTAKES = [
     (check.rate, (rate_with(lambda m, v, s: m**2 + s - 1 - 2 * v),), "log s^2 already"),
     (check.rate, (rate_with(lambda m, v, s: m**2 + s**2 - 1 - v),), "squared it once more"),
     (check.rate, (rate_with(lambda m, v, s: m**2 + s.sqrt() - 1 - v),), "took it for s"),
+    (check.rate, (rate_with(lambda m, v, s: m**2 + s**2 - 1 - 2 * v),), "log_variance for log s"),
     (check.rate, (rate_with(lambda m, v, s: m + s - 1 - v),), "enters as its square"),
     (check.rate, (rate_with(lambda m, v, s: s - 1 - v),), "the mean is missing"),
     (check.rate, (rate_with(lambda m, v, s: m**2 + s - v),), "the -1 is missing"),
@@ -74,6 +78,7 @@ MISTAKES = [
     (check.importance_bound, (lambda w: w.exp().mean(0),), "mean weight itself"),
     (check.importance_bound, (lambda w: w.max(0).values,), "largest weight alone"),
     (check.importance_bound, (lambda w: w.exp().mean(0).log(),), "torch.logsumexp"),
+    (check.importance_bound, (lambda w: (w - w.max()).exp().mean(0).log() + w.max(),), "torch.logsumexp"),
     (check.importance_bound, (lambda w: w.logsumexp(1),), "shape"),
     (check.price_of_a_dimension, (lambda e, t, b: 0.5 * (e / (b * t**2)).log(),), "never negative"),
     (check.price_of_a_dimension, (lambda e, t, b: price(e, t, 1.0),), "beta is missing"),
@@ -82,6 +87,9 @@ MISTAKES = [
     (check.price_of_a_dimension, (lambda e, t, b: 2 * price(e, t, b),), "one half is missing"),
     (check.price_of_a_dimension, (lambda e, t, b: price(e, t, b) / math.log(2),), "in bits"),
     (check.price_of_a_dimension, (lambda e, t, b: price(e, t, 1 / b),), "divided by beta"),
+    (check.price_of_a_dimension, (lambda e, t, b: b * price(e, t, 1.0),), "multiplied by it outside"),
+    (check.price_of_a_dimension, (lambda e, t, b: price(e, t, 1.0) / b,), "divided by it outside"),
+    (check.price_of_a_dimension, (lambda e, t, b: 0.5 * (e / (b * t / 2)).log().clamp(min=0),), "off by"),
     (check.price_of_a_dimension, (lambda e, t, b: b * price(e, t, b),), "what the loss pays"),
     (check.price_of_a_dimension, (lambda e, t, b: (e - b * t**2).clamp(min=0),), "without the logarithm"),
     (check.product_of_gaussians, (lambda a, u, b, v: (product(a, u, b, v)[0], u + v),), "precisions add up"),
@@ -92,17 +100,23 @@ MISTAKES = [
     (check.product_of_gaussians, (lambda a, u, b, v: (product(a, v, b, u)[0], product(a, u, b, v)[1]),), "swapped"),
     (check.product_of_gaussians, (lambda a, u, b, v: (a / u + b / v, product(a, u, b, v)[1]),), "not normalised"),
     (check.product_of_gaussians, (lambda a, u, b, v: product(a, u, b, v)[0],), "return 2 values"),
+    (check.product_of_gaussians, (lambda a, u, b, v: product(a, u, b, v)[::-1],), "variance first"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, last=False), LEAST), "left out the last level"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, half=1.0), LEAST), "half is missing"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, shift=0), LEAST), "noisier end"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, sign=1), LEAST), "divergences cost"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, prior=True), LEAST), "you took the prior's"),
     (check.chain_bound, (lambda a, s, c: chain(a, s, c, best=False), LEAST), "you took 1"),
-    (check.chain_bound, (lambda a, s, c: -0.5 * (math.log(2 * math.pi * c) + 1), LEAST), "minus the entropy"),
+    (check.chain_bound, (lambda a, s, c: -0.5 * (2 * math.pi * math.e * c).log().sum(), LEAST), "minus the entropy"),
+    (check.chain_bound, (lambda a, s, c: chain(a, s, c, e=0), LEAST), "the e is missing"),
+    (check.chain_bound, (lambda a, s, c: chain(a, s, c) / len(c), LEAST), "do not average"),
+    (check.chain_bound, (lambda a, s, c: chain(a, s, c) * c, LEAST), "one number"),
     (check.chain_bound, (lambda a, s, c: -chain(a, s, c), LEAST), "negative of the bound"),
-    (check.chain_bound, (chain, LEAST - 1), "one level more"),
+    (check.chain_bound, (chain, LEAST - 1), "still 0.5 nats"),
+    (check.chain_bound, (chain, LEAST - 3), "still 0.5 nats"),
+    (check.chain_bound, (chain, LEAST + 0.5), "whole number"),
     (check.chain_bound, (chain, LEAST + 1), "a smaller T does it too"),
-    (check.chain_bound, (chain, 1000), "too large"),
+    (check.chain_bound, (chain, 1000), "a smaller T does it too"),
 ]
 
 
@@ -117,3 +131,7 @@ def test_a_plausible_mistake_is_named(exercise, answers, message):
     verdict = exercise(*answers)
     assert verdict.status == "not yet"
     assert message in verdict.message, verdict
+
+
+def test_a_product_may_come_stacked():
+    assert check.product_of_gaussians(lambda a, u, b, v: torch.stack(product(a, u, b, v))).passed
