@@ -16,7 +16,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from coursekit.diffusion import LinearVP
-from coursekit.diffusion.samplers import Path, ddim, ddpm, time_grid
+from coursekit.diffusion.grids import Path, time_grid
+from coursekit.diffusion.samplers import ddim, ddpm
 
 STEPS, SHAPE, ANIMALS = 50, (16, 1, 28, 28), (4096, 1, 28, 28)
 

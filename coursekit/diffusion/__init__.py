@@ -2,9 +2,10 @@
 
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
+from coursekit.diffusion.grids import time_grid
 from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
-from coursekit.diffusion.samplers import sample, time_grid
+from coursekit.diffusion.samplers import sample
 from coursekit.diffusion.schedules import (
     EDM,
     SCHEDULES,

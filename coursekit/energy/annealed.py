@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.chain import expand
+from coursekit.diffusion.grids import time_grid
 from coursekit.diffusion.losses import Stratified, Times
-from coursekit.diffusion.samplers import time_grid
 from coursekit.diffusion.schedules import Schedule
 from coursekit.energy.langevin import langevin_by_score
 from coursekit.energy.matching import diffused_score_matching

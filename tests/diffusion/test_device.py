@@ -1,6 +1,5 @@
 """A step of every model on an accelerator: nothing mixed with the CPU, nothing fetched from the device."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,11 +22,12 @@ from coursekit.diffusion import (
     Rectified,
     batches,
     engine,
-    samplers,
+    grids,
 )
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
+from coursekit.diffusion.samplers import SAMPLERS, draw, sample
 from coursekit.energy import (
     Contrastive,
     EnergyModel,
@@ -208,16 +208,15 @@ def test_muon_and_mirroring_stay_on_the_device(device: torch.device) -> None:
     assert len(run.seats[0].optimizers) == 2
 
 
-@pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_sampling_stays_on_the_device(sampler: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = placed(RECIPES["diffusion"].build(), device)
     y, noise = torch.zeros(4, dtype=torch.long).to(device), torch.zeros(4, 1, 28, 28).to(device)
     with unset_fake_temporarily():  # the path is computed on the host, from numbers
-        path = samplers.Path.along(Rectified(), samplers.time_grid(Rectified(), 3))
-    path = dataclasses.replace(path, times=torch.zeros(3, dtype=torch.float64))
-    monkeypatch.setattr(samplers, "time_grid", lambda *_: None)
-    monkeypatch.setattr(samplers.Path, "along", lambda *_: path)
-    x = samplers.sample(denoiser, (4, 1, 28, 28), sampler, 3, y, guidance=1.5, x_T=noise)
+        path = grids.Path.along(Rectified(), grids.time_grid(Rectified(), 3))
+    monkeypatch.setattr(draw, "time_grid", lambda *_: None)
+    monkeypatch.setattr(grids.Path, "along", lambda *_: path)
+    x = sample(denoiser, (4, 1, 28, 28), sampler, 3, y, guidance=1.5, x_T=noise)
     assert x.device.type == fake_accelerator.NAME
 
 

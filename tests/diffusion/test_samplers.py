@@ -10,7 +10,8 @@ from scipy import optimize, stats
 from torch import Tensor, nn
 
 from coursekit.diffusion import SCHEDULES, VE, Cosine, Denoiser, ExactDenoiser, LinearVP, Rectified, sample, time_grid
-from coursekit.diffusion.samplers import SAMPLERS, Path, ddim, heun
+from coursekit.diffusion.grids import Path
+from coursekit.diffusion.samplers import SAMPLERS, ddim, heun
 from coursekit.gmm import GaussianMixture
 
 KINDS = ["uniform", "angle", "karras"]
@@ -104,8 +105,8 @@ def test_weak_order_of_ancestral_sampling(name: str, eta: float) -> None:
 def _variance_of_ddim(path: Path, data_variance: float, eta: float) -> float:
     """Push basis vectors through `ddim`: x_T and each fresh noise as one column, as the step is linear in them."""
 
-    def denoise(x: Tensor, i: int) -> Tensor:
-        alpha, sigma = path.alpha[i], path.sigma[i]
+    def denoise(x: Tensor, t: float) -> Tensor:
+        alpha, sigma = float(path.schedule.alpha(t)), float(path.schedule.sigma(t))
         return alpha * data_variance / (alpha**2 * data_variance + sigma**2) * x
 
     start = data_variance * path.alpha[0] ** 2 + path.sigma[0] ** 2
@@ -127,7 +128,9 @@ def test_order_test_sees_one_wrong_symbol() -> None:
     """A Heun step whose second slope is taken at the old time has order one: the law above would catch it."""
 
     def lazy(denoise: object, x: Tensor, path: Path, generator: object = None) -> object:
-        return heun(lambda x, i: denoise(x, max(0, i - 1)) if i % 2 else denoise(x, i), x, path)
+        before = dict(zip(path.times[1:], path.times, strict=False))
+        calls = iter(range(10**6))
+        return heun(lambda x, t: denoise(x, before[t] if next(calls) % 2 else t), x, path)
 
     schedule, steps, errors = LinearVP(), [24, 48, 96], []
     x_T = torch.linspace(-1.8, 1.8, 15, dtype=torch.float64)[:, None]
@@ -144,9 +147,10 @@ def test_order_test_sees_one_wrong_symbol() -> None:
 def test_ddpm_is_ddim_with_all_the_noise_and_follows_the_posterior() -> None:
     """One step of `ddpm` has the mean and variance of q(x_{k-1} | x_k, x_0 = D(x_k)) of the discrete chain."""
     chain = LinearVP().discretised(50)
-    path = Path(torch.arange(50, 0, -1) / 50, tuple(chain.alpha.flip(0).tolist()), tuple(chain.sigma.flip(0).tolist()))
+    levels = (tuple(table.flip(0).tolist()) for table in (chain.alpha, chain.sigma))
+    path = Path(LinearVP(), tuple(k / 50 for k in range(50, 0, -1)), *levels)
     x, estimate = torch.full((200_000, 1), 0.8, dtype=torch.float64), 0.3
-    steps = SAMPLERS["ddpm"](lambda x, i: torch.full_like(x, estimate), x, path, torch.Generator().manual_seed(0))
+    steps = SAMPLERS["ddpm"](lambda x, t: torch.full_like(x, estimate), x, path, torch.Generator().manual_seed(0))
     after = next(steps)
     mean, variance = chain.posterior(torch.tensor([[estimate]]), torch.tensor([[0.8]]), torch.tensor([50]))
     assert after.mean().item() == pytest.approx(mean.item(), abs=5 * math.sqrt(variance.item() / 2e5) + 1e-4)
@@ -160,7 +164,7 @@ def test_ddim_is_eulers_step_where_the_papers_take_it(name: str) -> None:
     path = Path.along(schedule, time_grid(schedule, 10))
     x = torch.tensor([[0.7, -0.3]], dtype=torch.float64)
     estimate = torch.tensor([[0.2, 0.1]], dtype=torch.float64)
-    after = next(ddim(lambda x, i: estimate, x, path))
+    after = next(ddim(lambda x, t: estimate, x, path))
     eps = (x - path.alpha[0] * estimate) / path.sigma[0]
     slope_of_x = eps if name == "edm" else eps - estimate
     torch.testing.assert_close(after, x + (path.sigma[1] - path.sigma[0]) * slope_of_x)
