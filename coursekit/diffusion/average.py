@@ -47,9 +47,11 @@ class Average:
         """Take in the model's tensors after optimiser step `step` (counted from 0)."""
         half_life = self.half_life if self.ramp is None else min(self.half_life, self.ramp * (step + 1))
         floating = [name for name, x in self.source.items() if x.is_floating_point() and name not in self.copied]
-        if floating:
-            new = [_wide(self.source[name]) for name in floating]
-            torch._foreach_lerp_([self.state[name] for name in floating], new, 1 - 0.5 ** (1 / half_life))
+        pieces = {name for name in floating if hasattr(self.source[name], "full_tensor")}  # of FSDP: not with others
+        for some in ([name for name in floating if name not in pieces], [name for name in floating if name in pieces]):
+            if some:
+                new = [_wide(self.source[name]) for name in some]
+                torch._foreach_lerp_([self.state[name] for name in some], new, 1 - 0.5 ** (1 / half_life))
         for name in self.source.keys() - set(floating):
             self.state[name].copy_(self.source[name])
 

@@ -77,6 +77,7 @@ class _Seat:
     rates: list[list[float]]
     parameters: list[nn.Parameter]
     freezes: bool  # whether its optimisers can leave weights alone without asking the host
+    all_used: bool  # whether DDP may count on a gradient of every weight: then the first move looks
     total: Tensor  # of the losses since the last fetch
 
 
@@ -105,15 +106,17 @@ class Engine:
         device: torch.device | str | None = None,
         compile: bool = False,
         workers: int = 0,
+        unused_weights: bool = False,
     ) -> None:
-        self.ranks = Ranks(device)
+        self.ranks = Ranks(device, unused_weights)
         self.device, self.accelerator = self.ranks.device, self.ranks.accelerator
         _check_settings(batch_size, accumulate, self.ranks.world, lr)
         self.model, self.clip, self.accumulate, self.augment, self.seed = model, clip, accumulate, augment, seed
+        self.unused_weights = unused_weights
         share = (batch_size, seed, self.device, self.ranks.rank, self.ranks.world)
         self.batches = StreamedBatches(data, *share, workers) if isinstance(data, Dataset) else Batches(data, *share)
         self.generator = _generator(self.device, seed * 1_000_003)
-        _place(model, self.batches.device, self.batches.pictures)
+        _place(model, self.batches.device, self.batches.pictures and not self.ranks.shards)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._share_state(model)
         players = model.players() if hasattr(model, "players") else [Player("model", model, model.loss)]
@@ -132,6 +135,8 @@ class Engine:
         self.own_buffers = {name: buffer for name, buffer in buffers.items() if name in own}
         self.common_buffers = [buffer for name, buffer in buffers.items() if name not in own]
         if self.ranks.world > 1:
+            numbers = sum(parameter.numel() for parameter in model.parameters())
+            self.ranks.check_alike(data=len(self.batches), seed=self.seed, weights=numbers)
             self.ranks.follow_first([*model.parameters(), *buffers.values()])
             reseed(self.generator, self.seed, 0, self.ranks.rank)
 
@@ -146,10 +151,13 @@ class Engine:
         objective = Objective(player.module, player.loss)
         objective = torch.compile(objective) if compile else objective
         prepared = self.accelerator.prepare(objective, *optimizers, device_placement=[False] * (1 + len(optimizers)))
+        if self.ranks.world > 1:
+            prepared[0].broadcast_buffers = False  # of DDP, before each forward pass: `advance` does it once a step
         parameters = [p for p in player.module.parameters() if p.requires_grad]  # FSDP has put pieces in their places
         rates = [[group["lr"] * player.lr_scale for group in o.param_groups] for o in optimizers]
         total = torch.zeros((), device=self.device)
-        return _Seat(player, prepared[0], list(prepared[1:]), rates, parameters, freezes, total)
+        all_used = self.ranks.world > 1 and not (self.ranks.shards or self.unused_weights)
+        return _Seat(player, prepared[0], list(prepared[1:]), rates, parameters, freezes, all_used, total)
 
     def advance(self, rate: float) -> None:
         """One optimiser step of every player, at `rate` times the learning rate.
@@ -177,6 +185,8 @@ class Engine:
         for optimizer in seat.optimizers:  # first, so that what an aborted run left behind is not added to
             optimizer.zero_grad()
         loss = self._gradient(seat, (x, *labels))
+        if seat.all_used:
+            _check_used(seat)
         if self.clip is None:
             norm = nn.utils.get_total_norm([p.grad for p in seat.parameters if p.grad is not None])
         else:
@@ -237,6 +247,7 @@ class Engine:
     def fetch(self) -> dict[str, float]:
         """Each player's summed loss since the last fetch, the mean over ranks; waits for the device."""
         self.check()
+        self.ranks.check_weights(list(self.model.parameters()))
         sums = {seat.player.name: self.ranks.mean(seat.total).item() / seat.player.repeats for seat in self.seats}
         for seat in self.seats:
             seat.total.zero_()
@@ -274,6 +285,17 @@ def _check_settings(batch_size: int, accumulate: int, world: int, lr: float) -> 
         raise ValueError(f"batch_size must be a multiple of accumulate{among}, got {batch_size} and {accumulate}")
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
+
+
+def _check_used(seat: _Seat) -> None:
+    """Look once whether every weight had a part in the loss; where one has none, DDP waits for it in vain."""
+    unused = [name for name, p in seat.player.module.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise ValueError(
+            f"every weight of {seat.player.name!r} must have a part in its loss, or unused_weights=True be given, "
+            f"got none for {', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}"
+        )
+    seat.all_used = False
 
 
 def _check_sharding(ranks: Ranks, players: list[Player]) -> None:

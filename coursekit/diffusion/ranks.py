@@ -17,7 +17,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor
 
-__all__ = ["Ranks", "is_main_process", "whole"]
+__all__ = ["Ranks", "is_main_process", "lost_contact", "whole"]
 
 
 class Ranks:
@@ -34,12 +34,12 @@ class Ranks:
             that is not theirs.
     """
 
-    def __init__(self, device: torch.device | str | None = None) -> None:
+    def __init__(self, device: torch.device | str | None = None, unused_weights: bool = False) -> None:
         sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
         if sharded and os.environ.setdefault("FSDP_VERSION", "2") != "2":
             raise ValueError(f"FSDP_VERSION must be 2, got {os.environ['FSDP_VERSION']}")
-        sync = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[sync])
+        gradients = DistributedDataParallelKwargs(find_unused_parameters=unused_weights)
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[gradients])
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         own = self.accelerator.device
         own = torch.device("cpu") if own.type == "cpu" else own
@@ -97,10 +97,43 @@ class Ranks:
         dist.all_gather(parts, tensor, self._hosts)
         return torch.stack(parts)
 
+    def check_alike(self, **settings: int) -> None:
+        """Let every rank say what it was given.
+
+        Raises:
+            ValueError: if they were given different things.
+        """
+        rows = self.rows(torch.tensor(list(settings.values())))
+        for name, column in zip(settings, rows.T.tolist(), strict=True):
+            if len(set(column)) > 1:
+                raise ValueError(f"{name} must be the same for all processes, got {column}")
+
+    @torch.no_grad()
+    def check_weights(self, weights: list[Tensor]) -> None:
+        """Compare the weights' norms; waits for the device.
+
+        Raises:
+            RuntimeError: if the ranks have parted, which no average of gradients would mend.
+        """
+        if self.world > 1 and not self.shards:
+            low = torch.stack(torch._foreach_norm(weights))
+            high = low.clone()
+            dist.all_reduce(low, dist.ReduceOp.MIN)
+            dist.all_reduce(high, dist.ReduceOp.MAX)
+            if bool((high - low > 1e-3 * high).any()):
+                raise RuntimeError(
+                    "the processes hold different weights: a loss or an optimiser changes them by itself"
+                )
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.world > 1:
             dist.barrier(self._hosts)
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether this is what the libraries that connect ranks say when another rank is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def is_main_process() -> bool:

@@ -97,7 +97,7 @@ def _load_ranks(run: Engine, tensors: dict[str, Tensor], header: dict[str, Any])
         run.own_buffers[name].copy_(rows[rank % len(rows)])
     states["numbers"] = torch.tensor(header["numbers"], dtype=torch.float64)
     if len(states["numbers"]) == run.ranks.world and header["device"] == run.device.type:
-        _restore_random_states(run.generator, {name: rows[rank] for name, rows in states.items()})
+        _restore_random_states(run.generator, {name: rows[rank].clone() for name, rows in states.items()})
     else:
         reseed(run.generator, run.seed, run.step, rank)
 
@@ -119,7 +119,7 @@ def _restore_random_states(generator: torch.Generator, states: dict[str, Tensor]
     """Undo what happened since `_random_states`."""
     generator.set_state(states["generator"])
     torch.set_rng_state(states["torch"])
-    if "cuda" in states:
+    if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     words, rest = np.split(states["numbers"].numpy(), [_WORDS])
     position, has_gauss, gauss, *python, has_next, gauss_next = rest.tolist()

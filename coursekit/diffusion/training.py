@@ -25,6 +25,7 @@ from tqdm import tqdm
 from coursekit.checkpoints import previous
 from coursekit.diffusion import states
 from coursekit.diffusion.engine import Engine, NotFinite
+from coursekit.diffusion.ranks import lost_contact
 
 __all__ = ["History", "fit"]
 
@@ -94,7 +95,8 @@ def fit(
         **engine: `betas`, `weight_decay`, `optimizer` (a function from a module to one optimiser or several), `clip`
             (of the gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see
             `Average`), `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`, `workers`
-            (processes that read a data set ahead; 0).
+            (processes that read a data set ahead; 0), `unused_weights` (of several processes: whether some weights
+            may have no part in a loss).
 
     Returns:
         The history of the run.
@@ -103,6 +105,7 @@ def fit(
         ValueError: for a missing budget, impossible settings, or data with NaN or infinity.
         FloatingPointError: if the loss stops being finite. The message names the step, and the model (and the
             checkpoint, if there is one) keeps the state from before it.
+        ConnectionError: if another process of the run is gone.
 
     Example:
         >>> class Mean(nn.Module):
@@ -136,8 +139,9 @@ def fit(
         except NotFinite:
             log.write()
             raise
-        except Exception as error:
-            log.explain(error)
+        except RuntimeError as error:
+            if lost_contact(error):
+                raise ConnectionError(log.alone()) from error
             raise
         finally:
             model.train(training)
@@ -152,7 +156,9 @@ class _Log:
     def __init__(self, run: Engine, checkpoint: str | Path | None, resume: bool) -> None:
         self.run, self.checkpoint = run, checkpoint
         self.history = History(players={seat.player.name: [] for seat in run.seats})
-        if resume and (Path(checkpoint).exists() or previous(checkpoint).exists()):
+        found = resume and (Path(checkpoint).exists() or previous(checkpoint).exists())
+        run.ranks.check_alike(checkpoint_found=found)
+        if found:
             self.history = History(**states.load(run, checkpoint)["history"])
             self.history.interrupted = False
         self.started, self.fetched = time.monotonic() - self.history.seconds, run.step
@@ -186,12 +192,11 @@ class _Log:
         if self.checkpoint is not None:
             states.save(self.run, self.checkpoint, {"history": vars(self.history)})
 
-    def explain(self, error: Exception) -> None:
-        """Say what is left, where one of several processes fails: the others may end without a word."""
-        if self.run.ranks.world > 1:
-            kept = f"go on from {self.checkpoint}" if self.checkpoint is not None else "no checkpoint was asked for"
-            who = f"process {self.run.ranks.rank} of {self.run.ranks.world}"
-            error.add_note(f"{who} stopped at step {self.run.step}, perhaps because another one did; {kept}")
+    def alone(self) -> str:
+        """What to say when another process is gone."""
+        who = f"process {self.run.ranks.rank} of {self.run.ranks.world} lost contact with the others"
+        kept = f"{self.checkpoint} holds the last state saved" if self.checkpoint else "no checkpoint was asked for"
+        return f"{who} at step {self.run.step}: one of them ended, as torchrun reports; {kept}"
 
 
 def _share(step: int, elapsed: float, steps: int | None, seconds: float | None) -> float:
