@@ -29,7 +29,7 @@ _INDEX, _FORMAT = "index.json", "coursekit shards 1"
 _NAMES = "xyzabcdefgh"
 
 
-def write_shards(folder: str | Path, chunks: Iterable[Tensor | tuple[Tensor, ...]], shard_size: int = 65_536) -> Shards:
+def write_shards(folder: str | Path, chunks: Iterable[Tensor | tuple[Tensor, ...]], shard_size: int = 16_384) -> Shards:
     """Write samples that come in chunks; never more than a shard and a chunk are in memory.
 
     The index is written last: a folder without one was left by a run that did not finish.
@@ -37,7 +37,8 @@ def write_shards(folder: str | Path, chunks: Iterable[Tensor | tuple[Tensor, ...
     Args:
         folder: where to; made if it is missing.
         chunks: tensors (n, ...), or tuples of tensors of one length such as (images, labels), n as it comes.
-        shard_size: samples in a file, the last one excepted.
+        shard_size: samples in a file, the last one excepted. A batch maps one file at a time, so that this bounds the
+            memory that maps take, and as many files as there are or as it has samples, 40 us each.
 
     Returns:
         The data set that was written.

@@ -121,9 +121,7 @@ class Ranks:
             dist.all_reduce(low, dist.ReduceOp.MIN)
             dist.all_reduce(high, dist.ReduceOp.MAX)
             if bool((high - low > 1e-3 * high).any()):
-                raise RuntimeError(
-                    "the processes hold different weights: a loss or an optimiser changes them by itself"
-                )
+                raise RuntimeError("the processes hold different weights: a loss or optimiser changes them by itself")
 
     def wait(self) -> None:
         """Until every rank is here."""

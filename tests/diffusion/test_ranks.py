@@ -15,6 +15,7 @@ from torch import nn
 
 from coursekit.checkpoints import read_tensors
 from coursekit.diffusion import fit
+from coursekit.diffusion.ranks import Ranks
 from coursekit.shards import write_shards
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -93,6 +94,22 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_lives(tmp_path: Path) 
 def assert_state_close(a: nn.Module, b: nn.Module) -> None:
     for name, tensor in a.state_dict().items():
         torch.testing.assert_close(tensor, b.state_dict()[name], rtol=0, atol=1e-6)
+
+
+def test_processes_that_cannot_be_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where torchrun meets an accelerator that torch cannot connect to another: each would train alone."""
+    Ranks()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were started but accelerate connects 1"):
+        Ranks()
+
+
+def test_the_older_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(ValueError, match="FSDP_VERSION must be 2, got 1"):
+        Ranks()
 
 
 @pytest.mark.slow
