@@ -118,10 +118,10 @@ class Engine:
         self.generator = _generator(self.device, seed * 1_000_003)
         _place(model, self.batches.device, self.batches.pictures and not self.ranks.shards)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self._share_state(model)
         players = model.players() if hasattr(model, "players") else [Player("model", model, model.loss)]
         optimizer = optimizer or (lambda module: _adamw(module, lr, betas, weight_decay))
-        _check_sharding(self.ranks, players)
+        _check_sharding(self.ranks, model, players)
+        self._share_state(model)
         self.seats = [self._seat(player, optimizer, compile) for player in players]
         self.average = Average(model, ema_half_life, ema_ramp) if ema_half_life is not None else None
         self.step, self.moves = 0, sum(player.repeats for player in players)
@@ -298,6 +298,8 @@ def _check_used(seat: _Seat) -> None:
     seat.all_used = False
 
 
-def _check_sharding(ranks: Ranks, players: list[Player]) -> None:
+def _check_sharding(ranks: Ranks, model: nn.Module, players: list[Player]) -> None:
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise ValueError("model must be whole, got one that an earlier run under FSDP has left in pieces")
     if ranks.shards and len(players) > 1:
         raise ValueError(f"FSDP shards one player's weights, got {len(players)} players: train a game with DDP")

@@ -44,7 +44,8 @@ class Ranks:
         own = self.accelerator.device
         own = torch.device("cpu") if own.type == "cpu" else own
         self.device = own if device is None else torch.device(device)
-        self.shards = sharded and self.world > 1
+        connected = self.accelerator.distributed_type != DistributedType.NO  # by torchrun, perhaps only with itself
+        self.shards = sharded and connected
         self._posted: tuple[Tensor, dist.Work] | None = None
         started = int(os.environ.get("WORLD_SIZE", 1))
         if started != self.world:
@@ -52,7 +53,7 @@ class Ranks:
                 f"{started} processes were started but accelerate connects {self.world} on {own.type}; "
                 "ACCELERATE_USE_CPU=true trains on their CPUs"
             )
-        if self.world > 1:
+        if connected:
             if self.device.type != own.type:
                 raise ValueError(f"device must be {own.type} for this launch, or None, got {device}")
             self.device, self._hosts = own, _hosts()

@@ -273,6 +273,8 @@ class Parting(Told):
 def refuses_what_cannot_work(folder: Path) -> None:
     with refused(ValueError, "multiple of accumulate times the 2 processes"):
         fit(Told(), told_data(), steps=1, **TOLD | {"batch_size": 15})
+    with refused(ValueError, "device must be cpu for this launch, or None, got meta"):
+        fit(Told(), told_data(), steps=1, device="meta", **TOLD)
     with refused(ValueError, "data must be the same for all processes, got [100, 101]"):
         fit(Told(), told_data(100 + rank()), steps=1, **TOLD)
     if rank() == 0:
@@ -318,6 +320,9 @@ def shards_and_trains_as_one_process(folder: Path) -> None:
 def refuses_what_cannot_be_cut(folder: Path) -> None:
     with refused(ValueError, "optimizer must work on pieces of weights under FSDP"):
         fit(Told(), told_data(), steps=1, optimizer=muon_and_adamw, **TOLD)
+    fit(model := Told(), told_data(), steps=1, **TOLD)
+    with refused(ValueError, "model must be whole, got one that an earlier run under FSDP has left in pieces"):
+        fit(model, told_data(), steps=1, **TOLD)
     with refused(ValueError, "FSDP shards one player's weights, got 2 players"):
         fit(Game(), torch.ones(32, 1), **GAME)
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from coursekit.checkpoints import read_tensors
+from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.diffusion import fit
 from coursekit.diffusion.ranks import Ranks
 from coursekit.shards import write_shards
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks_laws
-from ranks_laws import GAME, TOLD, Game, Told, told_data
+from ranks_laws import GAME, RANDOM, TOLD, Game, Random, Told, same, told_data
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 
@@ -94,6 +94,20 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_lives(tmp_path: Path) 
 def assert_state_close(a: nn.Module, b: nn.Module) -> None:
     for name, tensor in a.state_dict().items():
         torch.testing.assert_close(tensor, b.state_dict()[name], rtol=0, atol=1e-6)
+
+
+def test_a_state_of_another_device_is_taken_up(tmp_path: Path) -> None:
+    """Its random states are of no use: new ones come from (seed, step, rank), the same each time."""
+    fit(Random(), told_data()[0], steps=5, checkpoint=tmp_path / "a", device="cpu", **RANDOM)
+    tensors, header = read_tensors(tmp_path / "a")
+    there = tensors | {"random.generator": torch.zeros(1, 16, dtype=torch.uint8)}, header | {"device": "cuda"}
+    models = [Random() for _ in range(3)]
+    for model, state in zip(models, (there, there, (tensors, header)), strict=True):
+        write_tensors(tmp_path / "b", *state)
+        torch.rand(1)
+        fit(model, told_data()[0], steps=9, checkpoint=tmp_path / "b", resume=True, device="cpu", **RANDOM)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
 
 
 def test_processes_that_cannot_be_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
