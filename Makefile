@@ -2,7 +2,7 @@
 # make lab       open the lessons in JupyterLab
 # make test      what CI runs: ruff, unit tests, doctests, every notebook compared with its outputs
 # make refresh   execute the lessons in place: the only way that committed outputs change
-# make bench     time schedules, mixtures and flows against other libraries
+# make bench     time schedules, mixtures and flows against other libraries, and measure memory
 # make clean     remove build/ and caches; make clean-all removes the environment too
 #
 # The first call makes .venv from constraints.txt. Later calls need no network.
@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.autoregressive
 	$(PY) -m benchmarks.flows
 	$(PY) -m benchmarks.modes
+	$(PY) -m benchmarks.streaming
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

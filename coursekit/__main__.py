@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import shlex
 import sys
@@ -21,6 +22,7 @@ from coursekit import evaluation, plots, recipes
 from coursekit.checkpoints import read_tensors
 from coursekit.data import load_animals
 from coursekit.diffusion import fit
+from coursekit.diffusion.ranks import is_main_process
 from coursekit.diffusion.samplers import SAMPLERS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -35,7 +37,10 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
-        typer.echo(f"error: {error}", err=True)
+        if is_main_process():
+            typer.echo(f"error: {error}", err=True)
+        elif not isinstance(error, FloatingPointError):  # which all processes raise, and one reports
+            typer.echo(f"error on process {os.environ['RANK']}: {error}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -50,7 +55,10 @@ def train(
     state_every: Annotated[int, typer.Option(help="Write the state every so many steps.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --state if it exists.")] = False,
 ) -> None:
-    """Train one of the course's models on the train split of the animals."""
+    """Train one of the course's models on the train split of the animals.
+
+    On several devices: torchrun --standalone --nproc_per_node 2 -m coursekit train ... (docs/scaling.md).
+    """
     with _plain_errors():
         if model not in recipes.RECIPES:
             raise ValueError(f"MODEL must be one of {', '.join(recipes.RECIPES)}, got {model!r}")
@@ -62,10 +70,11 @@ def train(
         every = None if state is None else state_every
         history = fit(network, recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
                       checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
-        recipes.save(out, model, network.cpu())
-        facts = _facts(seed) | {"steps": history.total_steps, "training seconds": round(history.seconds, 1)}
-        _sidecar(out).write_text(json.dumps(facts | {"metrics": {}}, indent=2) + "\n", encoding="utf-8")
-        typer.echo(f"{history.total_steps} steps in {history.seconds:.0f} s; wrote {out} and {_sidecar(out)}")
+        recipes.save(out, model, network)
+        if is_main_process():
+            facts = _facts(seed) | {"steps": history.total_steps, "training seconds": round(history.seconds, 1)}
+            _sidecar(out).write_text(json.dumps(facts | {"metrics": {}}, indent=2) + "\n", encoding="utf-8")
+            typer.echo(f"{history.total_steps} steps in {history.seconds:.0f} s; wrote {out} and {_sidecar(out)}")
 
 
 @app.command()
@@ -159,6 +168,7 @@ def _facts(seed: int) -> dict[str, object]:
         "command": _command(),
         "seed": seed,
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "versions": {"python": platform.python_version(), **packages},
     }
 

@@ -23,6 +23,7 @@ from coursekit.data import find_data, load_animals
 from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
+from coursekit.diffusion.ranks import is_main_process, whole
 from coursekit.flows import image_flow
 from coursekit.gan import image_gan
 from coursekit.networks import UNet
@@ -186,13 +187,15 @@ RECIPES: dict[str, Recipe] = {
 
 
 def save(path: str | Path, name: str, model: nn.Module) -> None:
-    """Write a trained model of the recipe `name`.
+    """Write a trained model of the recipe `name`; of several processes all have to call it, and the first one writes.
 
     Raises:
         ValueError: if there is no such recipe.
     """
     _recipe(name)
-    write_tensors(path, model.state_dict(), {"recipe": name})
+    tensors = {part: whole(tensor) for part, tensor in model.state_dict().items()}
+    if is_main_process():
+        write_tensors(path, tensors, {"recipe": name})
 
 
 def load(path: str | Path, name: str | None = None) -> nn.Module:

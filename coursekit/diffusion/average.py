@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Average"]
+__all__ = ["Average", "unaveraged"]
 
 
 class Average:
@@ -38,7 +38,7 @@ class Average:
     def __init__(self, model: nn.Module, half_life: float, ramp: float | None = 0.1) -> None:
         if not half_life > 0 or (ramp is not None and not ramp > 0):
             raise ValueError(f"half_life and ramp must be positive, got {half_life} and {ramp}")
-        self.half_life, self.ramp, self.copied = half_life, ramp, _unaveraged(model)
+        self.half_life, self.ramp, self.copied = half_life, ramp, unaveraged(model)
         self.source = {name: tensor.detach() for name, tensor in _tensors(model).items()}
         self.state = {name: _wide(tensor).clone() for name, tensor in self.source.items()}
 
@@ -47,9 +47,11 @@ class Average:
         """Take in the model's tensors after optimiser step `step` (counted from 0)."""
         half_life = self.half_life if self.ramp is None else min(self.half_life, self.ramp * (step + 1))
         floating = [name for name, x in self.source.items() if x.is_floating_point() and name not in self.copied]
-        if floating:
-            new = [_wide(self.source[name]) for name in floating]
-            torch._foreach_lerp_([self.state[name] for name in floating], new, 1 - 0.5 ** (1 / half_life))
+        pieces = {name for name in floating if hasattr(self.source[name], "full_tensor")}  # of FSDP: not with others
+        for some in ([name for name in floating if name not in pieces], [name for name in floating if name in pieces]):
+            if some:
+                new = [_wide(self.source[name]) for name in some]
+                torch._foreach_lerp_([self.state[name] for name in some], new, 1 - 0.5 ** (1 / half_life))
         for name in self.source.keys() - set(floating):
             self.state[name].copy_(self.source[name])
 
@@ -64,7 +66,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _unaveraged(model: nn.Module) -> set[str]:
+def unaveraged(model: nn.Module) -> set[str]:
+    """The names of the buffers that modules list in their attribute `unaveraged`."""
     return {
         f"{path}.{name}".lstrip(".") for path, part in model.named_modules() for name in getattr(part, "unaveraged", ())
     }

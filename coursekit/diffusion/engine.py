@@ -1,4 +1,4 @@
-"""The engine: everything that changes while a model trains, one step of it, and how it is saved.
+"""The engine: everything that changes while a model trains, and one step of it.
 
 On an accelerator a step never waits for the device: the loss is added up there and fetched when it is
 shown, and a loss that is not finite freezes the weights by itself until the host looks.
@@ -7,22 +7,20 @@ shown, and a loss that is not finite freezes the weights by itself until the hos
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from coursekit.checkpoints import read_tensors, write_tensors
-from coursekit.diffusion.average import Average
-from coursekit.diffusion.batches import Augment, Batches
+from coursekit.diffusion.average import Average, unaveraged
+from coursekit.diffusion.batches import Augment, Batches, StreamedBatches
+from coursekit.diffusion.ranks import Ranks, whole
+from coursekit.diffusion.states import reseed
 
-__all__ = ["Engine", "Objective", "OptimizerFactory", "Player"]
+__all__ = ["Engine", "NotFinite", "Objective", "OptimizerFactory", "Player"]
 
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
 """Makes the optimiser of a module, or several that share its parameters among them."""
@@ -50,15 +48,19 @@ class Player:
     lr_scale: float = 1.0
 
 
+class NotFinite(FloatingPointError):
+    """A loss or a gradient is NaN or infinite; with several ranks, all of them raise it at the same step."""
+
+
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class Objective(nn.Module):
-    """A model whose `forward` is a loss, since that is what distributed wrappers call."""
+    """A player's weights and, as `forward`, its loss, since that is what distributed wrappers call."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, module: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.module, self.loss = module, loss
 
     def forward(self, *batch: Tensor, generator: torch.Generator | None) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -75,6 +77,7 @@ class _Seat:
     rates: list[list[float]]
     parameters: list[nn.Parameter]
     freezes: bool  # whether its optimisers can leave weights alone without asking the host
+    all_used: bool  # whether DDP may count on a gradient of every weight: then the first move looks
     total: Tensor  # of the losses since the last fetch
 
 
@@ -87,7 +90,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        data: tuple[Tensor, ...],
+        data: tuple[Tensor, ...] | Dataset,
         *,
         batch_size: int,
         lr: float,
@@ -102,46 +105,65 @@ class Engine:
         seed: int = 0,
         device: torch.device | str | None = None,
         compile: bool = False,
+        workers: int = 0,
+        unused_weights: bool = False,
     ) -> None:
-        if accumulate < 1 or batch_size % accumulate:
-            raise ValueError(f"batch_size must be a multiple of accumulate, got {batch_size} and {accumulate}")
-        if not lr > 0:
-            raise ValueError(f"lr must be positive, got {lr}")
-        self.accelerator = Accelerator()
-        self.device = torch.device(device) if device is not None else self.accelerator.device
-        self.model, self.clip, self.accumulate, self.augment = model, clip, accumulate, augment
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = Batches(data, batch_size, seed, self.device, rank, world)
-        self.generator = _generator(self.device, seed * 1_000_003 + rank)
-        _place(model, self.batches.data[0].device, pictures=data[0].ndim == 4)
+        self.ranks = Ranks(device, unused_weights)
+        self.device, self.accelerator = self.ranks.device, self.ranks.accelerator
+        _check_settings(batch_size, accumulate, self.ranks.world, lr)
+        self.model, self.clip, self.accumulate, self.augment, self.seed = model, clip, accumulate, augment, seed
+        self.unused_weights = unused_weights
+        share = (batch_size, seed, self.device, self.ranks.rank, self.ranks.world)
+        self.batches = StreamedBatches(data, *share, workers) if isinstance(data, Dataset) else Batches(data, *share)
+        self.generator = _generator(self.device, seed * 1_000_003)
+        _place(model, self.batches.device, self.batches.pictures and not self.ranks.shards)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         players = model.players() if hasattr(model, "players") else [Player("model", model, model.loss)]
         optimizer = optimizer or (lambda module: _adamw(module, lr, betas, weight_decay))
+        _check_sharding(self.ranks, model, players)
+        self._share_state(model)
         self.seats = [self._seat(player, optimizer, compile) for player in players]
         self.average = Average(model, ema_half_life, ema_ramp) if ema_half_life is not None else None
         self.step, self.moves = 0, sum(player.repeats for player in players)
         self.broken = torch.full((2,), -1, device=self.device)  # step and seat of the first loss that was not finite
         self.frozen = torch.zeros((), device=self.device)  # 1 from then on
 
+    def _share_state(self, model: nn.Module) -> None:
+        """Begin on all ranks with the first one's weights, and on each with random numbers of its own."""
+        own, kept = unaveraged(model), model.state_dict().keys()
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+        self.own_buffers = {name: buffer for name, buffer in buffers.items() if name in own}
+        self.common_buffers = [buffer for name, buffer in buffers.items() if name not in own]
+        if self.ranks.world > 1:
+            numbers = sum(parameter.numel() for parameter in model.parameters())
+            self.ranks.check_alike(data=len(self.batches), seed=self.seed, weights=numbers)
+            self.ranks.follow_first([*model.parameters(), *buffers.values()])
+            reseed(self.generator, self.seed, 0, self.ranks.rank)
+
     def _seat(self, player: Player, make: OptimizerFactory, compile: bool) -> _Seat:
-        parameters = [p for p in player.module.parameters() if p.requires_grad]
-        if not parameters:
+        if not any(p.requires_grad for p in player.module.parameters()):
             raise ValueError(f"player {player.name!r} has no parameters to train")
         optimizers = make(player.module)
         optimizers = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
-        freezes = all(o.defaults.get("fused") or hasattr(o, "found_inf") for o in optimizers)
-        objective = Objective(self.model, player.loss)
+        if self.ranks.shards and any(getattr(o, "whole_matrices", False) for o in optimizers):
+            raise ValueError("optimizer must work on pieces of weights under FSDP, got one that wants whole matrices")
+        freezes = not self.ranks.shards and all(o.defaults.get("fused") or hasattr(o, "found_inf") for o in optimizers)
+        objective = Objective(player.module, player.loss)
         objective = torch.compile(objective) if compile else objective
         prepared = self.accelerator.prepare(objective, *optimizers, device_placement=[False] * (1 + len(optimizers)))
+        if self.ranks.world > 1:
+            prepared[0].broadcast_buffers = False  # of DDP, before each forward pass: `advance` does it once a step
+        parameters = [p for p in player.module.parameters() if p.requires_grad]  # FSDP has put pieces in their places
         rates = [[group["lr"] * player.lr_scale for group in o.param_groups] for o in optimizers]
         total = torch.zeros((), device=self.device)
-        return _Seat(player, prepared[0], list(prepared[1:]), rates, parameters, freezes, total)
+        all_used = self.ranks.world > 1 and not (self.ranks.shards or self.unused_weights)
+        return _Seat(player, prepared[0], list(prepared[1:]), rates, parameters, freezes, all_used, total)
 
     def advance(self, rate: float) -> None:
         """One optimiser step of every player, at `rate` times the learning rate.
 
         Raises:
-            FloatingPointError: if a loss or a gradient is not finite, before any weight has changed (on an
+            NotFinite: if a loss or a gradient is not finite, before any weight has changed (on an
                 accelerator: the weights stay as they were, and `check` raises when it looks).
         """
         move = self.step * self.moves
@@ -152,6 +174,7 @@ class Engine:
             for _ in range(seat.player.repeats):
                 self._move(index, seat, self.batches.at(move))
                 move += 1
+        self.ranks.follow_first(self.common_buffers)
         if self.average is not None:
             self.average.update(self.step)
         self.step += 1
@@ -162,10 +185,13 @@ class Engine:
         for optimizer in seat.optimizers:  # first, so that what an aborted run left behind is not added to
             optimizer.zero_grad()
         loss = self._gradient(seat, (x, *labels))
+        if seat.all_used:
+            _check_used(seat)
         if self.clip is None:
             norm = nn.utils.get_total_norm([p.grad for p in seat.parameters if p.grad is not None])
         else:
             norm = nn.utils.clip_grad_norm_(seat.parameters, self.clip)
+        norm = whole(norm) if self.ranks.shards else norm
         self._guard(index, seat, torch.isfinite(loss) & torch.isfinite(norm))
         for optimizer in seat.optimizers:
             optimizer.step()
@@ -182,6 +208,8 @@ class Engine:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     loss = seat.objective(*part, generator=self.generator)
                 loss = loss * (len(part[0]) / len(batch[0]))
+                if self.ranks.world > 1:  # what is not finite here becomes NaN in the gradient that all ranks share
+                    loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
                 self.accelerator.backward(loss, **only)
             mean += loss.detach()
         return mean
@@ -202,70 +230,34 @@ class Engine:
         """Look at what the device has noted, which waits for it.
 
         Raises:
-            FloatingPointError: if a loss or a gradient was not finite; names the first step.
+            NotFinite: if a loss or a gradient was not finite; names the first step.
         """
         step, index = self.broken.tolist()
         if step >= 0:
             self.step = step
             raise self._failure(step, index)
 
-    def _failure(self, step: int, index: int) -> FloatingPointError:
+    def _failure(self, step: int, index: int) -> NotFinite:
         name = self.seats[index].player.name
-        return FloatingPointError(
+        return NotFinite(
             f"the loss or gradient of {name!r} is not finite at step {step}; {name!r} keeps its weights from before "
             "that step: lower lr, clip harder or look at the data"
         )
 
     def fetch(self) -> dict[str, float]:
-        """Each player's summed loss since the last fetch; waits for the device."""
+        """Each player's summed loss since the last fetch, the mean over ranks; waits for the device."""
         self.check()
-        sums = {seat.player.name: seat.total.item() / seat.player.repeats for seat in self.seats}
+        self.ranks.check_weights(list(self.model.parameters()))
+        sums = {seat.player.name: self.ranks.mean(seat.total).item() / seat.player.repeats for seat in self.seats}
         for seat in self.seats:
             seat.total.zero_()
         return sums
 
-    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
-        """Write everything to `path` (the file of before is kept as `previous(path)`)."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"model.{name}": tensor.clone() for name, tensor in self.model.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
-        optimizers = {}
-        for name, optimizer in self._optimizers():
-            state = optimizer.state_dict()
-            optimizers[name] = state["param_groups"]
-            for i, slots in state["state"].items():
-                tensors |= {f"optimizer.{name}.{i}.{slot}": value for slot, value in slots.items()}
-        random_tensors, random_header = _random_states(self.generator)
-        header = {"step": self.step, "optimizers": optimizers, "random": random_header, **extra}
-        write_tensors(path, tensors | random_tensors, header, keep_previous=True)
-
-    def _optimizers(self) -> Iterator[tuple[str, Any]]:
+    def optimizers(self) -> Iterator[tuple[str, Any]]:
+        """All optimisers by name."""
         for seat in self.seats:
             for i, optimizer in enumerate(seat.optimizers):
                 yield f"{seat.player.name}.{i}", optimizer
-
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Take up the state in `path`; returns its header.
-
-        Raises:
-            FileNotFoundError, ValueError: if the file is missing, damaged, or of another model or run.
-        """
-        tensors, header = read_tensors(path)
-        model = _with_prefix(tensors, "model.")
-        try:
-            self.model.load_state_dict(model)
-            for name, optimizer in self._optimizers():
-                _load_optimizer(optimizer, header["optimizers"][name], _with_prefix(tensors, f"optimizer.{name}."))
-            if self.average is not None:
-                for name, tensor in self.average.state.items():
-                    tensor.copy_(tensors[f"average.{name}"])
-            self.step = header["step"]
-            _restore_random_states(self.generator, tensors, header["random"])
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} holds another model or another kind of run: {error}") from error
-        return header
 
 
 def _adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
@@ -287,38 +279,27 @@ def _generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed % 2**63)
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _check_settings(batch_size: int, accumulate: int, world: int, lr: float) -> None:
+    if accumulate < 1 or batch_size % (accumulate * world):
+        among = f" times the {world} processes" if world > 1 else ""
+        raise ValueError(f"batch_size must be a multiple of accumulate{among}, got {batch_size} and {accumulate}")
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, got {lr}")
 
 
-def _load_optimizer(optimizer: Any, groups: list[dict[str, Any]], slots: dict[str, Tensor]) -> None:
-    """Rebuild the optimiser's state; moments take the memory layout of their parameters, as fused kernels need."""
-    state: dict[int, dict[str, Tensor]] = {}
-    order = [p for group in optimizer.param_groups for p in group["params"]]
-    for name, tensor in slots.items():
-        number, slot = name.split(".", 1)
-        like = order[int(number)]
-        tensor = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-        state.setdefault(int(number), {})[slot] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _check_used(seat: _Seat) -> None:
+    """Look once whether every weight had a part in the loss; where one has none, DDP waits for it in vain."""
+    unused = [name for name, p in seat.player.module.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise ValueError(
+            f"every weight of {seat.player.name!r} must have a part in its loss, or unused_weights=True be given, "
+            f"got none for {', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}"
+        )
+    seat.all_used = False
 
 
-def _random_states(generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {"random.torch": torch.get_rng_state(), "random.generator": generator.get_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    version, state, gauss_next = random.getstate()
-    numpy_state = [kind, keys.tolist(), position, has_gauss, gauss]
-    return tensors, {"numpy": numpy_state, "python": [version, list(state), gauss_next]}
-
-
-def _restore_random_states(generator: torch.Generator, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["random.torch"])
-    generator.set_state(tensors["random.generator"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    kind, keys, *rest = header["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    version, state, gauss_next = header["python"]
-    random.setstate((version, tuple(state), gauss_next))
+def _check_sharding(ranks: Ranks, model: nn.Module, players: list[Player]) -> None:
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise ValueError("model must be whole, got one that an earlier run under FSDP has left in pieces")
+    if ranks.shards and len(players) > 1:
+        raise ValueError(f"FSDP shards one player's weights, got {len(players)} players: train a game with DDP")

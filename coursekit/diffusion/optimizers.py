@@ -57,6 +57,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
+    whole_matrices = True  # a piece of a matrix has other singular vectors
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float = 5e-3, momentum: float = 0.95, weight_decay: float = 0.01

@@ -3,7 +3,7 @@ r"""The training loop, one for every model of the course.
     for each step k:   theta <- theta - lr_k AdamW(grad of model.loss(batch_k)),   average <- lerp(average, theta)
 
 `fit` is the loop that one reads; `coursekit.diffusion.engine` holds what a step changes. Processes launched with
-torchrun share the work through Hugging Face accelerate.
+torchrun share the work through Hugging Face accelerate; docs/scaling.md says how, from a laptop to a cluster.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from coursekit.checkpoints import previous
-from coursekit.diffusion.engine import Engine
+from coursekit.diffusion import states
+from coursekit.diffusion.engine import Engine, NotFinite
+from coursekit.diffusion.ranks import lost_contact
 
 __all__ = ["History", "fit"]
 
@@ -53,7 +56,7 @@ class History:
 
 def fit(
     model: nn.Module,
-    data: Tensor | tuple[Tensor, ...],
+    data: Tensor | tuple[Tensor, ...] | Dataset,
     *,
     steps: int | None = None,
     seconds: float | None = None,
@@ -76,7 +79,8 @@ def fit(
     Args:
         model: has `loss(x, *labels, generator=None)` -> scalar, or `players()`.
         data: a tensor (N, ...), or a tuple of tensors of one length such as (images, labels). uint8 pictures stay
-            uint8 on the device and become floats in [-1, 1] batch by batch.
+            uint8 on the device and become floats in [-1, 1] batch by batch. Or, for data larger than memory, a data
+            set of such samples that is indexed by number, for example `coursekit.shards.Shards`.
         steps: the budget in optimiser steps.
         seconds: the budget in seconds; at least one of the two is wanted.
         batch_size: over all processes together.
@@ -90,7 +94,9 @@ def fit(
         progress: show a bar on stderr.
         **engine: `betas`, `weight_decay`, `optimizer` (a function from a module to one optimiser or several), `clip`
             (of the gradient's norm), `accumulate` (micro-batches per step), `ema_half_life` and `ema_ramp` (see
-            `Average`), `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`.
+            `Average`), `augment` (x, generator) -> x, `seed` (of order and noise), `device`, `compile`, `workers`
+            (processes that read a data set ahead; 0), `unused_weights` (of several processes: whether some weights
+            may have no part in a loss).
 
     Returns:
         The history of the run.
@@ -99,6 +105,7 @@ def fit(
         ValueError: for a missing budget, impossible settings, or data with NaN or infinity.
         FloatingPointError: if the loss stops being finite. The message names the step, and the model (and the
             checkpoint, if there is one) keeps the state from before it.
+        ConnectionError: if another process of the run is gone.
 
     Example:
         >>> class Mean(nn.Module):
@@ -113,13 +120,14 @@ def fit(
         (300, 3.0)
     """
     _check_budget(steps, seconds, warmup, decay, checkpoint, checkpoint_every, resume, show_every)
-    run = Engine(model, (data,) if isinstance(data, Tensor) else tuple(data), batch_size=batch_size, lr=lr, **engine)
+    data = (data,) if isinstance(data, Tensor) else data if isinstance(data, Dataset) else tuple(data)
+    run = Engine(model, data, batch_size=batch_size, lr=lr, **engine)
     log = _Log(run, checkpoint, resume)
     training = model.training
     model.train()
     with _stop_on_interrupt() as stop, _tf32(run.device), _bar(run, steps, seconds, progress) as bar:
         try:
-            while (done := _share(run.step, log.elapsed(), steps, seconds)) < 1 and not stop.is_set():
+            while (done := log.used(steps, seconds, stop)) < 1:
                 run.advance(_rate(run.step, done, warmup, decay))
                 if run.step % show_every == 0:
                     log.note()
@@ -128,12 +136,15 @@ def fit(
                     log.save()
                 bar.update((run.step if steps else min(log.elapsed(), seconds)) - bar.n)
             log.save()
-        except FloatingPointError:
+        except NotFinite:
             log.write()
+            raise
+        except RuntimeError as error:
+            if lost_contact(error):
+                raise ConnectionError(log.alone()) from error
             raise
         finally:
             model.train(training)
-    log.history.interrupted = stop.is_set()
     if run.average is not None:
         run.average.copy_to_model()
     return log.history
@@ -145,13 +156,21 @@ class _Log:
     def __init__(self, run: Engine, checkpoint: str | Path | None, resume: bool) -> None:
         self.run, self.checkpoint = run, checkpoint
         self.history = History(players={seat.player.name: [] for seat in run.seats})
-        if resume and (Path(checkpoint).exists() or previous(checkpoint).exists()):
-            self.history = History(**run.load(checkpoint)["history"])
+        found = resume and (Path(checkpoint).exists() or previous(checkpoint).exists())
+        run.ranks.check_alike(checkpoint_found=found)
+        if found:
+            self.history = History(**states.load(run, checkpoint)["history"])
+            self.history.interrupted = False
         self.started, self.fetched = time.monotonic() - self.history.seconds, run.step
 
     def elapsed(self) -> float:
         """Seconds of training, those of earlier runs that this one resumed included."""
         return time.monotonic() - self.started
+
+    def used(self, steps: int | None, seconds: float | None, stop: threading.Event) -> float:
+        """How much of the budget is used, the same for all processes; all of it after Ctrl-C on any of them."""
+        elapsed, self.history.interrupted = self.run.ranks.agree(self.elapsed(), stop.is_set())
+        return 1.0 if self.history.interrupted else _share(self.run.step, elapsed, steps, seconds)
 
     def note(self) -> None:
         """Fetch the losses since the last time, which also checks that they are finite."""
@@ -171,7 +190,13 @@ class _Log:
     def write(self) -> None:
         """Write the state as it is, if there is a file for it."""
         if self.checkpoint is not None:
-            self.run.save(self.checkpoint, {"history": vars(self.history)})
+            states.save(self.run, self.checkpoint, {"history": vars(self.history)})
+
+    def alone(self) -> str:
+        """What to say when another process is gone."""
+        who = f"process {self.run.ranks.rank} of {self.run.ranks.world} lost contact with the others"
+        kept = f"{self.checkpoint} holds the last state saved" if self.checkpoint else "no checkpoint was asked for"
+        return f"{who} at step {self.run.step}: one of them ended, as torchrun reports; {kept}"
 
 
 def _share(step: int, elapsed: float, steps: int | None, seconds: float | None) -> float:
@@ -213,7 +238,7 @@ def _check_budget(
 
 
 def _bar(run: Engine, steps: int | None, seconds: float | None, progress: bool) -> tqdm:
-    hidden = not progress or not run.accelerator.is_local_main_process
+    hidden = not progress or run.ranks.rank != 0
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
     return tqdm(total=steps or seconds, initial=run.step if steps else 0, unit="steps" if steps else "s",
                 disable=hidden, bar_format=form, mininterval=0.5)  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch.utils.data import TensorDataset
 
 from coursekit.boltzmann import RBM, BoltzmannMachine, ContrastiveDivergence, GaussianRBM
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
@@ -259,6 +260,17 @@ def test_no_step_waits_for_the_gpu(recipe: str, no_synchronisation: Callable[[],
     model = RECIPES[recipe].build().cuda()
     run = engine.Engine(model, pictures(), batch_size=16, lr=1e-3, ema_half_life=10.0, device="cuda", **keywords)
     run.advance(1.0)  # the first step allocates
+    no_synchronisation()
+    for _ in range(5):
+        run.advance(1.0)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_no_step_waits_for_the_gpu_when_data_is_streamed(no_synchronisation: Callable[[], None]) -> None:
+    data = TensorDataset(*pictures())
+    run = engine.Engine(RECIPES["classifier"].build().cuda(), data, batch_size=16, lr=1e-3, device="cuda", workers=1)
+    run.advance(1.0)
     no_synchronisation()
     for _ in range(5):
         run.advance(1.0)
