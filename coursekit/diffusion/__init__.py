@@ -5,6 +5,7 @@ from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
 from coursekit.diffusion.grids import time_grid
 from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
+from coursekit.diffusion.ode import Solution, odeint
 from coursekit.diffusion.samplers import sample
 from coursekit.diffusion.schedules import (
     EDM,
@@ -39,10 +40,12 @@ __all__ = [
     "Schedule",
     "SigmoidAlphaBar",
     "SigmoidBetaVP",
+    "Solution",
     "Stratified",
     "SubVP",
     "Uniform",
     "fit",
+    "odeint",
     "sample",
     "time_grid",
 ]
