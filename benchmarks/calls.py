@@ -1,0 +1,127 @@
+"""Frechet distance of the animals against network calls, for every sampler and grid: the table that lesson 10 shows.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.calls --number 1000
+
+Every cell starts from the same noise (the released checkpoint, guidance 1.5) and is judged as `python -m coursekit
+evaluate` does; "excess" is its Frechet distance less that of a nearly exact flow from the same noise, in which most of
+the error of both cancels. A guided pair counts as one call. The table, data/sampler-calls.json, is written after each
+cell; cells that it holds already, for the same number of pictures, are not drawn again, so a run can be taken up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coursekit.calls import draw_counted, quality, steps_within
+from coursekit.data import load_animals
+from coursekit.diffusion import SAMPLERS
+from coursekit.diffusion.grids import GRIDS
+from coursekit.diffusion.samplers import adaptive
+from coursekit.estimates import Estimate
+from coursekit.metrics import features_of, frechet_difference
+from coursekit.recipes import load_released
+
+CALLS = (5, 10, 20, 40)
+ON_GRIDS = ("euler", "heun", "dpm++2m", "deis", "unipc")
+TOLERANCES = (0.3, 0.1, 0.03, 0.01)
+EXACT = ("unipc", 40)
+CLAIM = (("dpm++2m", 10), ("euler", 30))
+SEED, GUIDANCE = 0, 1.5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A sampler on a grid with a number of calls, or with a tolerance."""
+
+    sampler: str
+    grid: str = "uniform"
+    calls: int | None = None
+    tolerance: float | None = None
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What tells it from the others."""
+        return {"sampler": self.sampler, "grid": self.grid, "budget": self.calls, "tolerance": self.tolerance}
+
+
+def cells() -> Iterator[Cell]:
+    """All of them, the claim of the course first."""
+    for sampler, calls in CLAIM:
+        yield Cell(sampler, calls=calls)
+    for calls in CALLS:
+        yield from (Cell(sampler, calls=calls) for sampler in SAMPLERS if sampler != "adaptive")
+    yield from (Cell("adaptive", tolerance=tolerance) for tolerance in TOLERANCES)
+    for calls in CALLS[:2]:
+        yield from (Cell(sampler, grid, calls) for grid in GRIDS if grid != "uniform" for sampler in ON_GRIDS)
+
+
+def measure(cell: Cell, number: int) -> tuple[dict[str, object], Tensor]:
+    """The row of a cell, and the judge's features of its pictures."""
+    if cell.tolerance is not None:
+        sampler, steps = partial(adaptive, rtol=cell.tolerance, atol=cell.tolerance), 1
+    else:
+        sampler, steps = SAMPLERS[cell.sampler], steps_within(cell.sampler, cell.calls)
+    drawn = draw_counted(load_released("diffusion"), sampler, steps, cell.grid, number, GUIDANCE, SEED)
+    found = quality(load_released("classifier"), drawn)
+    row = cell.key | {"steps": steps, "calls": drawn.calls, "number": number}
+    return row | {"frechet": _numbers(found.frechet), "recognised": _numbers(found.recognised)}, found.features
+
+
+def difference(first: Tensor, second: Tensor) -> list[float]:
+    """The Frechet distance of the first pictures less that of the second, by their features, with its interval."""
+    real = features_of(load_released("classifier"), load_animals("test").images)
+    return _numbers(frechet_difference(first, second, real, 400, generator=torch.Generator().manual_seed(SEED)))
+
+
+def _numbers(estimate: Estimate) -> list[float]:
+    return [round(x, 5) for x in (estimate.value, estimate.low, estimate.high)]
+
+
+def main() -> None:
+    """Fill the table and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--number", type=int, default=500, help="pictures in each cell")
+    parser.add_argument("--out", type=Path, default=Path("data/sampler-calls.json"))
+    arguments = parser.parse_args()
+    table = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {"rows": []}
+    table |= {
+        "command": "python -m benchmarks.calls " + " ".join(sys.argv[1:]),
+        "guidance": GUIDANCE,
+        "exact": EXACT,
+        "seed": SEED,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+    }
+
+    def save() -> None:
+        arguments.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+    features = {pair: measure(Cell(pair[0], calls=pair[1]), arguments.number)[1] for pair in (EXACT, *CLAIM)}
+    table["claim"] = {
+        "of": CLAIM,
+        "number": arguments.number,
+        "frechet difference": difference(*map(features.get, CLAIM)),
+    }
+    print(table["claim"], flush=True)
+    for cell in cells():
+        wanted = cell.key | {"number": arguments.number}
+        if not any(wanted.items() <= row.items() for row in table["rows"]):
+            row, found = measure(cell, arguments.number)
+            table["rows"].append(row | {"excess": difference(found, features[EXACT])})
+            print(table["rows"][-1], flush=True)
+            save()
+
+
+if __name__ == "__main__":
+    main()
