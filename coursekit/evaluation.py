@@ -70,7 +70,7 @@ def draw_animals(
         y: the classes.
         generator: source of the noise.
         batch_size: how many are drawn at once.
-        **settings: of a `Denoiser`: `sampler`, `steps` and `guidance` (heun, 30 and 1.5 if not given).
+        **settings: of a `Denoiser`: `sampler`, `steps`, `guidance` (heun, 30 and 1.5 if not given), `grid`.
 
     Raises:
         ValueError: if the model does not draw, or if settings are given to one that has none.
@@ -78,7 +78,7 @@ def draw_animals(
     if not draws(model):
         raise ValueError(f"model must draw pictures, got a {type(model).__name__}")
     if isinstance(model, Denoiser):
-        settings = {"sampler": "heun", "steps": 30, "guidance": 1.5} | settings
+        settings = {"sampler": "heun", "guidance": 1.5} | settings
         parts = [
             sample(model, (len(part), 1, 28, 28), y=part, generator=generator, **settings)
             for part in y.split(batch_size)

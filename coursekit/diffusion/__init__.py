@@ -2,10 +2,11 @@
 
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
-from coursekit.diffusion.grids import time_grid
+from coursekit.diffusion.grids import GRIDS, time_grid
 from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
-from coursekit.diffusion.samplers import sample
+from coursekit.diffusion.ode import Solution, odeint
+from coursekit.diffusion.samplers import SAMPLERS, Recorder, sample
 from coursekit.diffusion.schedules import (
     EDM,
     SCHEDULES,
@@ -23,6 +24,8 @@ from coursekit.diffusion.training import History, fit
 
 __all__ = [
     "EDM",
+    "GRIDS",
+    "SAMPLERS",
     "SCHEDULES",
     "VE",
     "ClassifierFree",
@@ -34,15 +37,18 @@ __all__ = [
     "ImportanceSampled",
     "LinearVP",
     "LogitNormal",
+    "Recorder",
     "Rectified",
     "ScaledLinearVP",
     "Schedule",
     "SigmoidAlphaBar",
     "SigmoidBetaVP",
+    "Solution",
     "Stratified",
     "SubVP",
     "Uniform",
     "fit",
+    "odeint",
     "sample",
     "time_grid",
 ]
