@@ -3,7 +3,18 @@
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
 from coursekit.diffusion.grids import time_grid
-from coursekit.diffusion.guidance import ClassifierFree
+from coursekit.diffusion.guidance import (
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    DynamicThreshold,
+    ExactClassifier,
+    ExactConditional,
+    IntervalLimited,
+    LabelledMixture,
+    Rescaled,
+    Unlabelled,
+)
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
 from coursekit.diffusion.samplers import sample
 from coursekit.diffusion.schedules import (
@@ -25,16 +36,24 @@ __all__ = [
     "EDM",
     "SCHEDULES",
     "VE",
+    "AutoGuidance",
     "ClassifierFree",
+    "ClassifierGuidance",
     "Cosine",
     "Denoiser",
     "DiscreteChain",
+    "DynamicThreshold",
+    "ExactClassifier",
+    "ExactConditional",
     "ExactDenoiser",
     "History",
     "ImportanceSampled",
+    "IntervalLimited",
+    "LabelledMixture",
     "LinearVP",
     "LogitNormal",
     "Rectified",
+    "Rescaled",
     "ScaledLinearVP",
     "Schedule",
     "SigmoidAlphaBar",
@@ -42,6 +61,7 @@ __all__ = [
     "Stratified",
     "SubVP",
     "Uniform",
+    "Unlabelled",
     "fit",
     "sample",
     "time_grid",
