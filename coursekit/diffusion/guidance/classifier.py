@@ -58,11 +58,10 @@ class ClassifierGuidance(Wrapper):
         return self
 
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The denoiser's estimate and the guided one, each (N, ...)."""
         if y is None:
             raise ValueError("guidance wants a label for each sample, got y = None")
-        plain = self.denoiser(x_t, t, y)
-        return plain, torch.add(plain, self._correction(x_t, per_sample(t, x_t), y), alpha=self.scale)
+        plain, estimate = self.inner_pair(x_t, t, y)
+        return plain, torch.add(estimate, self._correction(x_t, per_sample(t, x_t), y), alpha=self.scale)
 
     def _correction(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         there = self.classifier.schedule

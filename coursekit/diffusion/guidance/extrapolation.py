@@ -37,13 +37,13 @@ class ClassifierFree(Wrapper):
         self.scale = scale
 
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """D(x_t, y) and the guided estimate, each (N, ...)."""
         if y is None:
             raise ValueError("guidance wants a label for each sample, got y = None")
         t = per_sample(t, x_t)
         both = torch.cat([y, torch.full_like(y, self.num_classes)])
-        with_label, without = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-        return with_label, torch.lerp(without, with_label, self.scale)
+        plain, estimates = self.inner_pair(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        with_label, without = estimates.chunk(2)
+        return plain[: len(x_t)], torch.lerp(without, with_label, self.scale)
 
 
 class AutoGuidance(Wrapper):
@@ -75,6 +75,5 @@ class AutoGuidance(Wrapper):
         self.worse, self.scale = worse, scale
 
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The better model's estimate and the guided one, each (N, ...)."""
-        better = self.denoiser(x_t, t, y)
-        return better, torch.lerp(self.worse(x_t, t, y), better, self.scale)
+        plain, better = self.inner_pair(x_t, t, y)
+        return plain, torch.lerp(self.worse(x_t, t, y), better, self.scale)

@@ -17,8 +17,8 @@ __all__ = ["Unlabelled", "Wrapper", "latest_time", "matched", "per_sample", "slo
 class Wrapper(nn.Module):
     """A denoiser around a denoiser: times, schedule and classes are those of the one inside.
 
-    A subclass gives `pair`, the estimate of x_0 without and with what it adds, from as few calls of the network as
-    it can; `forward` is the second. With `pair` one wrapper can moderate another one without a call of its own.
+    A subclass gives `pair`, the estimates of x_0 without any guidance and with all of it, from as few calls of the
+    network as it can; `forward` is the second. With `pair` one wrapper moderates another one without a call of its own.
 
     Args:
         denoiser: anything with `schedule` and `forward(x_t, t, y)` = E[x_0 | x_t]: a trained `Denoiser`, an exact one
@@ -59,11 +59,11 @@ class Wrapper(nn.Module):
         return self.pair(x_t, t, y)[1]
 
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The estimates of x_0 without and with guidance, each (N, ...)."""
+        """The estimates of x_0 without any guidance and with all of it, each (N, ...)."""
         raise NotImplementedError
 
     def plain(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The estimate without guidance, and no more calls of the network than it takes."""
+        """The first of `pair` alone, from no more calls of the network than it takes."""
         inner = getattr(self.denoiser, "plain", self.denoiser)
         return inner(x_t, t, y)
 

@@ -12,7 +12,7 @@ from coursekit.diffusion.inverse.estimates import DPS, MomentMatching, PiGDM, Pr
 from coursekit.diffusion.inverse.exact import exact_posterior
 from coursekit.diffusion.inverse.operators import AveragePool, Blur, LinearOperator, Mask, Matrix
 from coursekit.diffusion.inverse.replacement import Replacement
-from coursekit.diffusion.inverse.solver import conjugate_gradients
+from coursekit.diffusion.inverse.solver import conjugate_residuals
 
 __all__ = [
     "DPS",
@@ -25,6 +25,6 @@ __all__ = [
     "PiGDM",
     "Projected",
     "Replacement",
-    "conjugate_gradients",
+    "conjugate_residuals",
     "exact_posterior",
 ]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from coursekit.diffusion.chain import expand
 from coursekit.diffusion.guidance.wrapper import Wrapper, latest_time, matched, per_sample, tweedie
 from coursekit.diffusion.inverse.operators import LinearOperator
-from coursekit.diffusion.inverse.solver import conjugate_gradients
+from coursekit.diffusion.inverse.solver import conjugate_residuals
 
 __all__ = ["DPS", "MomentMatching", "PiGDM", "Projected"]
 
@@ -143,7 +143,7 @@ class PiGDM(Pulled):
         observation: b, (N, ...) in the shape of A x, or (1, ...) for all samples.
         deviation: s.
         sigma_data: d.
-        iterations: of conjugate gradients, without the network; where A A^T is a multiple of I one is exact.
+        iterations: of conjugate residuals, without the network; where A A^T is a multiple of I one is exact.
     """
 
     def __init__(
@@ -165,13 +165,13 @@ class PiGDM(Pulled):
         def gram(v: Tensor) -> Tensor:
             return expand(variance, v) * self.operator(self.operator.adjoint(v)) + self.deviation**2 * v
 
-        return conjugate_gradients(gram, residual, self.iterations)
+        return conjugate_residuals(gram, residual, self.iterations)
 
 
 class MomentMatching(Pulled):
     """Gaussian posterior with the mean and covariance that the denoiser implies: (A V A^T + s^2 I)^{-1} (b - A D).
 
-    Exact for Gaussian data once conjugate gradients have converged; a few iterations do on pictures. Rozet et al.,
+    Exact for Gaussian data once conjugate residuals have converged; a few iterations do on pictures. Rozet et al.,
     "Learning Diffusion Priors from Observations by Expectation Maximization" (MMPS), 2024, arXiv 2405.13712, section 4.
 
     Args:
@@ -179,7 +179,7 @@ class MomentMatching(Pulled):
         operator: A.
         observation: b, (N, ...) in the shape of A x, or (1, ...) for all samples.
         deviation: s.
-        iterations: of conjugate gradients, a backward pass through the network each, and one more at the end.
+        iterations: of conjugate residuals, a backward pass through the network each, and one more at the end.
     """
 
     def __init__(
@@ -197,4 +197,4 @@ class MomentMatching(Pulled):
         def covariance(v: Tensor) -> Tensor:
             return self.operator(covary(self.operator.adjoint(v))) + self.deviation**2 * v
 
-        return conjugate_gradients(covariance, residual, self.iterations)
+        return conjugate_residuals(covariance, residual, self.iterations)

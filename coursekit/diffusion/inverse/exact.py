@@ -49,9 +49,7 @@ def exact_posterior(mixture: GaussianMixture, matrix: Tensor, observation: Tenso
     expected = mixture.means @ matrix.T  # (K, M)
     log_weights = mixture.log_weights + MultivariateNormal(expected, S).log_prob(observation)
     reduce = torch.eye(D, dtype=C.dtype, device=C.device) - gain @ matrix
-    covariances = (
-        reduce @ C @ reduce.mT + deviation**2 * gain @ gain.mT
-    )  # Joseph's form: positive whatever rounding does
+    covariances = reduce @ C @ reduce.mT + deviation**2 * gain @ gain.mT  # Joseph's form, positive under rounding
     means = mixture.means + (gain @ (observation - expected)[..., None])[..., 0]
     tiny = torch.finfo(log_weights.dtype).tiny  # a component that is ruled out keeps a weight that has a logarithm
     return GaussianMixture(log_weights.softmax(0).clamp(min=tiny), means, (covariances + covariances.mT) / 2)

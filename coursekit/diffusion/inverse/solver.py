@@ -1,4 +1,11 @@
-"""Conjugate gradients, one system a sample, side by side."""
+"""Conjugate residuals: M v = b by a few products with M, one system a sample, side by side.
+
+The k-th iterate is the v in the span of b, M b, ..., M^{k-1} b with the smallest residual |b - M v|. So the residual
+never grows, whatever M: the Jacobian of a trained network is no exact covariance, neither symmetric nor positive, and a
+method that counts on both (conjugate residuals) can throw its first iterates far off. Stopped early, it has solved
+for the directions in which M is large. Eisenstat, Elman and Schultz, "Variational Iterative Methods for
+Nonsymmetric Systems of Linear Equations", 1983, section 2 (there GCR).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +16,13 @@ from torch import Tensor
 
 from coursekit.diffusion.chain import expand
 
-__all__ = ["conjugate_gradients"]
+__all__ = ["conjugate_residuals"]
 
 
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """v with M v = b for each sample, by so many products with M; exact after as many as M has distinct eigenvalues.
+def conjugate_residuals(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """v with M v = b for each sample; exact after as many iterations as a symmetric M has distinct eigenvalues.
 
-    M must be symmetric and positive. The Jacobian of a trained network is so only nearly: a sample that meets a
-    direction of no positive curvature stops where it is, and each gets the iterate with its smallest residual. No sample
-    sees another one. Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
+    A sample whose residual cannot be made smaller stays where it is, without division by zero; no sample sees another.
 
     Args:
         apply: M, from (N, ...) to (N, ...).
@@ -28,27 +33,31 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations
         ValueError: for fewer than one iteration.
 
     Example:
-        >>> conjugate_gradients(lambda v: 4.0 * v, torch.tensor([[2.0, 8.0]]), iterations=1)
+        >>> conjugate_residuals(lambda v: 4.0 * v, torch.tensor([[2.0, 8.0]]), iterations=1)
         tensor([[0.5000, 2.0000]])
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    v, r, p = torch.zeros_like(b), b, b
-    rr = _dot(r, r)
-    best, smallest, going = v, rr, rr > 0
+    v, r = torch.zeros_like(b), b
+    tried: list[tuple[Tensor, Tensor, Tensor]] = []  # directions p, q = M p, and |q|^2
     for _ in range(iterations):
-        Mp = apply(p)
-        curvature = _dot(p, Mp)
-        going = going & (curvature > 0)
-        step = expand(torch.where(going, rr / torch.where(going, curvature, 1.0), 0.0), b)
-        v, r = v + step * p, r - step * Mp
-        rr, before = _dot(r, r), rr
-        better = going & (rr < smallest)
-        best, smallest = torch.where(expand(better, b), v, best), torch.where(better, rr, smallest)
-        going = going & (rr > 0)
-        p = r + expand(torch.where(going, rr / torch.where(going, before, 1.0), 0.0), b) * p
-    return best
+        p, q = r, apply(r)
+        size = _dot(q, q)
+        for earlier, product, square in tried:
+            share = expand(_ratio(_dot(q, product), square), b)
+            p, q = p - share * earlier, q - share * product
+        square = _dot(q, q)
+        square = torch.where(square > torch.finfo(b.dtype).eps * size, square, 0.0)  # else q is rounding
+        step = expand(_ratio(_dot(r, q), square), b)
+        v, r = v + step * p, r - step * q
+        tried.append((p, q, square))
+    return v
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0)
