@@ -2,10 +2,10 @@
 
     python -m benchmarks.inverse [--number 2000] [--steps 50] [--observations 4]
 
-Two priors, one Gaussian and a mixture of six, three seen combinations of the eight coordinates, s = 0.1; the denoiser is
-exact, so what is wrong is the method. For each observation: the distance of the mean from the posterior's and the
-ratio of the deviations (roots of traces), both in posterior deviations, and the sliced Wasserstein distance of order 2
-(200 directions) in the same unit. The last row draws from the exact posterior: the floor of these numbers.
+Two priors, one Gaussian and a mixture of six; three combinations of the eight coordinates are seen, s = 0.1. The
+denoiser is exact, so what is wrong is the method. For each observation: the distance of the mean from the
+posterior's and the ratio of the deviations (roots of traces), both in posterior deviations, and the sliced Wasserstein
+distance of order 2 (200 directions) in the same unit. The last row draws from the exact posterior: the floor.
 """
 
 from __future__ import annotations
