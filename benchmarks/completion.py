@@ -1,6 +1,6 @@
 """The missing half of a horse, drawn in several ways: errors, calibration, seam, recognised share and cost.
 
-    python -m benchmarks.completion [--animal horse] [--number 24] [--draws 6] [--out data/results/completion.json]
+    python -m benchmarks.completion [--animal horse] [--number 16] [--draws 4] [--out data/missing-half.json]
 
 Pictures of the test split, left half seen. Without a label, with the label, and with classifier-free guidance of scale
 2 inside each method. The meaning of each column: `coursekit.completion.Judgement`.
@@ -41,8 +41,8 @@ class Counted(nn.Module):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--animal", default="horse")
-    parser.add_argument("--number", type=int, default=24, help="pictures")
-    parser.add_argument("--draws", type=int, default=6, help="for each picture")
+    parser.add_argument("--number", type=int, default=16, help="pictures")
+    parser.add_argument("--draws", type=int, default=4, help="for each picture")
     parser.add_argument("--out", type=Path, help="a .json to write")
     arguments = parser.parse_args()
     problem = half_hidden(arguments.animal, arguments.number, torch.Generator().manual_seed(0))

@@ -86,7 +86,9 @@ def half_mixture(animal: str = "horse", K: int = 4, rank: int = 8, seed: int = 0
                                generator=generator)[0]  # fmt: skip
 
 
-def ways(problem: HalfHidden, denoiser: nn.Module, mixture: GaussianMixture | None = None) -> dict[str, Way]:
+def ways(
+    problem: HalfHidden, denoiser: nn.Module, mixture: GaussianMixture | None = None, steps: int = 60
+) -> dict[str, Way]:
     """Ways to draw the hidden half, by name, with settings that work on the animals.
 
     Five of them differ in kind: "mixture", "RePaint", "projection", "DPS" and "moment matching"; "replacement" is
@@ -96,11 +98,12 @@ def ways(problem: HalfHidden, denoiser: nn.Module, mixture: GaussianMixture | No
         problem: what is seen.
         denoiser: of the animals; it is told the label if it takes one, and may be guided.
         mixture: of flattened pictures; without it the first way is left out.
+        steps: of the sampler; RePaint takes two thirds of them five times.
     """
     A, b, shape = problem.seen, problem.observation, tuple(problem.pictures.shape)
 
-    def draw(model: nn.Module, generator: torch.Generator, sampler: str | Sampler = "ddpm", steps: int = 60) -> Tensor:
-        return sample(model, shape, sampler, steps, problem.labels, generator=generator).clamp(-1, 1)
+    def draw(model: nn.Module, generator: torch.Generator, sampler: str | Sampler = "ddpm", n: int = steps) -> Tensor:
+        return sample(model, shape, sampler, n, problem.labels, generator=generator).clamp(-1, 1)
 
     def fill_in(generator: torch.Generator) -> Tensor:
         seen = torch.zeros(784, dtype=torch.bool).index_fill(0, A.index, True)
@@ -108,7 +111,7 @@ def ways(problem: HalfHidden, denoiser: nn.Module, mixture: GaussianMixture | No
 
     by_network: dict[str, Way] = {
         "replacement": partial(draw, denoiser, sampler=Replacement(A, b)),
-        "RePaint": partial(draw, denoiser, sampler=Replacement(A, b, repeats=5, jump=5), steps=40),
+        "RePaint": partial(draw, denoiser, sampler=Replacement(A, b, repeats=5, jump=5), n=max(1, 2 * steps // 3)),
         "projection": partial(draw, Projected(denoiser, A, b)),
         "DPS": partial(draw, DPS(denoiser, A, b, zeta=2.0)),
         "PiGDM": partial(draw, PiGDM(denoiser, A, b)),

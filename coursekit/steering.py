@@ -2,7 +2,7 @@
 
 Guidance trades variety for recognisability. Both are measured on the features of the course classifier, so that the
 kinds can be compared scale by scale: `benchmarks/guidance.py` does it and keeps the table in
-data/results/guidance.json.
+data/guidance-sweep.json.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Unlabelled(Wrapper):
 def per_sample(t: Tensor | float, x_t: Tensor) -> Tensor:
     """The times as (N,) on the device of x_t (N, ...), from a number, a scalar or N times."""
     if not isinstance(t, Tensor):
-        t = torch.as_tensor(t, dtype=torch.promote_types(x_t.dtype, torch.float32), device=x_t.device)
+        return x_t.new_full((len(x_t),), t, dtype=torch.promote_types(x_t.dtype, torch.float32))
     return t.expand(len(x_t)) if t.ndim == 0 else t
 
 
