@@ -3,7 +3,18 @@
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
 from coursekit.diffusion.grids import GRIDS, time_grid
-from coursekit.diffusion.guidance import ClassifierFree
+from coursekit.diffusion.guidance import (
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    DynamicThreshold,
+    ExactClassifier,
+    ExactConditional,
+    IntervalLimited,
+    LabelledMixture,
+    Rescaled,
+    Unlabelled,
+)
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
 from coursekit.diffusion.ode import Solution, odeint
 from coursekit.diffusion.samplers import SAMPLERS, Recorder, sample
@@ -28,17 +39,25 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "VE",
+    "AutoGuidance",
     "ClassifierFree",
+    "ClassifierGuidance",
     "Cosine",
     "Denoiser",
     "DiscreteChain",
+    "DynamicThreshold",
+    "ExactClassifier",
+    "ExactConditional",
     "ExactDenoiser",
     "History",
     "ImportanceSampled",
+    "IntervalLimited",
+    "LabelledMixture",
     "LinearVP",
     "LogitNormal",
     "Recorder",
     "Rectified",
+    "Rescaled",
     "ScaledLinearVP",
     "Schedule",
     "SigmoidAlphaBar",
@@ -47,6 +66,7 @@ __all__ = [
     "Stratified",
     "SubVP",
     "Uniform",
+    "Unlabelled",
     "fit",
     "odeint",
     "sample",

@@ -230,10 +230,21 @@ class GaussianMixture(nn.Module):
         log_joint, noisy = self._at_level(x_t, alpha, sigma)
         return -self.structure.precise(torch.softmax(log_joint, dim=1), noisy)
 
-    def denoise(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """E[x_0 | x_t], (N, D): the best denoiser in mean square, finite for alpha = 0 and for sigma = 0."""
+    def diffused_component_log_prob(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """log w_k + log N(x_t; alpha m_k, alpha^2 C_k + sigma^2 I), (N, K)."""
+        return self._at_level(x_t, alpha, sigma)[0]
+
+    def denoise(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float, among: Tensor | None = None) -> Tensor:
+        """E[x_0 | x_t], (N, D): the best denoiser in mean square, finite for alpha = 0 and for sigma = 0.
+
+        Args:
+            x_t: (N, D).
+            alpha: a number or (N,), one noise level a sample.
+            sigma: as alpha.
+            among: (N, K) bool, the components that a sample may come from, at least one; all if None.
+        """
         log_joint, noisy = self._at_level(x_t, alpha, sigma)
-        r = torch.softmax(log_joint, dim=1)
+        r = torch.softmax(log_joint if among is None else log_joint.masked_fill(~among, -math.inf), dim=1)
         return r @ self.means + self.structure.shrunk(r, noisy, _column(alpha, x_t))
 
     def _at_level(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Residuals]:

@@ -15,17 +15,28 @@ from coursekit.boltzmann import RBM, BoltzmannMachine, ContrastiveDivergence, Ga
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
 from coursekit.diffusion import (
     SCHEDULES,
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
     Cosine,
     Denoiser,
+    DynamicThreshold,
+    ExactClassifier,
+    ExactConditional,
     ImportanceSampled,
+    IntervalLimited,
+    LabelledMixture,
     LinearVP,
     LogitNormal,
     Rectified,
+    Rescaled,
+    Unlabelled,
     batches,
     engine,
     grids,
 )
 from coursekit.diffusion.batches import mirror
+from coursekit.diffusion.inverse import DPS, AveragePool, Blur, Mask, MomentMatching, PiGDM, Projected, Replacement
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.diffusion.samplers import SAMPLERS, draw, sample
@@ -234,6 +245,59 @@ def drawing(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "adaptive"])  # which asks who has arrived
 def test_sampling_stays_on_the_device(sampler: str, drawing: Callable[[str], Tensor]) -> None:
     assert drawing(sampler).device.type == fake_accelerator.NAME
+
+
+def half() -> Mask:
+    return Mask(torch.arange(784).view(1, 28, 28) % 28 < 14)
+
+
+SEEN = torch.zeros(1, 392)
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "unlabelled": Unlabelled,
+    "classifier": lambda d: ClassifierGuidance(d, NoiseAwareClassifier(Cosine()), 2.0),
+    "classifier-free": lambda d: ClassifierFree(d, 2.0),
+    "auto": lambda d: AutoGuidance(d, RECIPES["diffusion-small"].build(), 2.0),
+    "interval": lambda d: IntervalLimited(ClassifierFree(d, 2.0), 0.2, 3.0),
+    "rescaled": lambda d: Rescaled(ClassifierFree(d, 2.0)),
+    "threshold": lambda d: DynamicThreshold(ClassifierFree(d, 2.0)),
+    "projected": lambda d: Projected(d, half(), SEEN),
+    "dps": lambda d: DPS(ClassifierFree(d, 2.0), half(), SEEN),
+    "pigdm": lambda d: PiGDM(d, half(), SEEN, 0.1),
+    "moments": lambda d: MomentMatching(d, half(), SEEN, 0.1),
+    "moments, pooled": lambda d: MomentMatching(d, AveragePool(4), torch.zeros(1, 1, 7, 7)),
+    "projected, blurred": lambda d: Projected(d, Blur(torch.ones(3, 3) / 9, (28, 28)), torch.zeros(1, 1, 28, 28)),
+}
+
+
+@pytest.mark.parametrize("name", list(WRAPPERS))
+def test_an_estimate_of_every_wrapper_stays_on_the_device(name: str, device: torch.device) -> None:
+    with unset_fake_temporarily():
+        model = WRAPPERS[name](RECIPES["diffusion"].build())
+    model = placed(model, device)
+    x, y = torch.zeros(4, 1, 28, 28).to(device), torch.zeros(4, dtype=torch.long).to(device)
+    estimate = model(x, torch.zeros(4).to(device), y)
+    assert estimate.device.type == fake_accelerator.NAME
+    assert estimate.shape == x.shape
+
+
+def test_exact_guidance_stays_on_the_device(device: torch.device) -> None:
+    with unset_fake_temporarily():
+        mixture = GaussianMixture(torch.ones(3), torch.zeros(3, 2), torch.eye(2).expand(3, 2, 2).contiguous())
+        labelled = LabelledMixture(mixture, torch.tensor([0, 1, 0]))
+        exact = ExactConditional(labelled, Rectified())
+        model = ClassifierGuidance(ClassifierFree(exact, 2.0), ExactClassifier(labelled, Cosine()), 1.0)
+    model = placed(model, device)
+    x, y = torch.zeros(4, 2).to(device), torch.zeros(4, dtype=torch.long).to(device)
+    assert model(x, torch.zeros(4).to(device), y).device.type == fake_accelerator.NAME
+
+
+def test_replacement_stays_on_the_device(device: torch.device) -> None:
+    with unset_fake_temporarily():
+        path, A = grids.Path.along(Rectified(), grids.time_grid(Rectified(), 4)), half()
+    sampler = Replacement(placed(A, device), torch.zeros(1, 392).to(device), repeats=2, jump=2)
+    states = list(sampler(lambda x, t: x, torch.zeros(4, 1, 28, 28).to(device), path))
+    assert len(states) == 4
+    assert states[-1].device.type == fake_accelerator.NAME
 
 
 class Fetching(Denoiser):
