@@ -139,11 +139,25 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t] (N, ...) for x_t (N, ...), times t (N,) or (), and labels y (N,)."""
-        return self._solve(x_t, t, y)[0]
+        return self.estimates(x_t, t, y)[0]
+
+    def estimates(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t] and E[eps | x_t], each (N, ...), from one call of the network.
+
+        Neither is computed from the other, so both keep their digits where sigma or alpha is small.
+        """
+        t = torch.as_tensor(t, dtype=torch.float32, device=x_t.device) if not isinstance(t, Tensor) else t
+        t = t.expand(len(x_t)) if t.ndim == 0 else t
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        p, q = self.prediction(self.schedule, t, self.sigma_data)
+        F = self._network(x_t, t, alpha, sigma, y)
+        alpha, sigma, p, q = (expand(c, x_t) for c in (alpha, sigma, p, q))
+        d = alpha * q - sigma * p
+        return (q * x_t - sigma * F) / d, (alpha * F - p * x_t) / d
 
     def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[eps | x_t], the expected noise."""
-        return self._solve(x_t, t, y)[1]
+        return self.estimates(x_t, t, y)[1]
 
     def score(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The gradient of log p_t by x_t: -E[eps | x_t] / sigma_t."""
@@ -151,7 +165,7 @@ class Denoiser(nn.Module):
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[dx_t/dt | x_t] = alpha' E[x_0 | x_t] + sigma' E[eps | x_t], the field of the probability-flow ODE."""
-        x_0, eps = self._solve(x_t, t, y)
+        x_0, eps = self.estimates(x_t, t, y)
         return expand(self.schedule.d_alpha(t), x_t) * x_0 + expand(self.schedule.d_sigma(t), x_t) * eps
 
     def loss(self, x_0: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -182,16 +196,6 @@ class Denoiser(nn.Module):
         if self.num_classes is None:
             return self.network(x, t)
         return self.network(x, t, torch.full((len(x),), self.num_classes, device=x.device) if y is None else y)
-
-    def _solve(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        t = torch.as_tensor(t, dtype=torch.float32, device=x_t.device) if not isinstance(t, Tensor) else t
-        t = t.expand(len(x_t)) if t.ndim == 0 else t
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        p, q = self.prediction(self.schedule, t, self.sigma_data)
-        F = self._network(x_t, t, alpha, sigma, y)
-        alpha, sigma, p, q = (expand(c, x_t) for c in (alpha, sigma, p, q))
-        d = alpha * q - sigma * p
-        return (q * x_t - sigma * F) / d, (alpha * F - p * x_t) / d
 
     def _hide(self, y: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
         if y is None or self.num_classes is None or self.label_dropout == 0:

@@ -1,0 +1,43 @@
+"""Likelihoods of diffusion models; `density` and `variational` say how."""
+
+from coursekit.diffusion.likelihood.bound import Bound
+from coursekit.diffusion.likelihood.capacity import (
+    CapacityTimes,
+    capacity,
+    capacity_grid,
+    chain_through,
+    time_of_capacity,
+)
+from coursekit.diffusion.likelihood.decoders import Decoder, DiscretisedGaussian, Gaussian, Levels, log_normal_bin
+from coursekit.diffusion.likelihood.density import LogDensity, ode_log_prob
+from coursekit.diffusion.likelihood.variances import (
+    OptimalVariance,
+    ReverseVariance,
+    Step,
+    lower_variance,
+    upper_variance,
+)
+from coursekit.diffusion.likelihood.variational import chain_bound, continuous_bound
+
+__all__ = [
+    "Bound",
+    "CapacityTimes",
+    "Decoder",
+    "DiscretisedGaussian",
+    "Gaussian",
+    "Levels",
+    "LogDensity",
+    "OptimalVariance",
+    "ReverseVariance",
+    "Step",
+    "capacity",
+    "capacity_grid",
+    "chain_bound",
+    "chain_through",
+    "continuous_bound",
+    "log_normal_bin",
+    "lower_variance",
+    "ode_log_prob",
+    "time_of_capacity",
+    "upper_variance",
+]
