@@ -23,8 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.chain import expand
+from coursekit.diffusion.likelihood.decoders import Decoder, Levels
+from coursekit.diffusion.likelihood.variational import continuous_bound
 from coursekit.diffusion.losses import WEIGHTINGS, ImportanceSampled, Stratified, Times, Weighting, edm
 from coursekit.diffusion.schedules import Schedule
+from coursekit.flows.dequantise import check_levels
 from coursekit.gmm import GaussianMixture
 
 __all__ = ["PREDICTIONS", "Denoiser", "ExactDenoiser", "Prediction"]
@@ -190,6 +193,34 @@ class Denoiser(nn.Module):
         if isinstance(self.times, ImportanceSampled) and self.training:
             self.times.update(u, (weight * error).detach())
         return (time_weight * weight * error).mean()
+
+    def log_prob_bound(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        decoder: Decoder | None = None,
+        t_min: float | None = None,
+        times: int = 32,
+    ) -> Tensor:
+        """A bound from below on log P(x | y) of pictures with the 256 levels in [-1, 1], (N,) in nats.
+
+        `coursekit.diffusion.continuous_bound` with one draw of noise, which also serves data that are no pictures.
+
+        Args:
+            x: (N, ...).
+            y: labels (N,), if the network takes them; None means its law without labels.
+            generator: of times and noise, on x's device.
+            decoder: of the last step; `Levels()` if None.
+            t_min: where the decoder begins; the denoiser's own if None.
+            times: looked at for each picture.
+
+        Raises:
+            ValueError: if a pixel is not one of the levels.
+        """
+        decoder = Levels().to(x) if decoder is None else decoder
+        settings = {"decoder": decoder, "t_min": t_min, "times": times, "generator": generator}
+        return continuous_bound(self, check_levels(x, "x") / 127.5 - 1, y, **settings).log_prob
 
     def _network(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:
         x = x_t * expand(torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2), x_t)

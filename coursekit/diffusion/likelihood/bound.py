@@ -76,7 +76,8 @@ class Bound:
         """
         parts = {"prior": self.prior, "diffusion": self.diffusion, "reconstruction": self.reconstruction.mean(0)}
         return {
-            name: mean_interval(bits_per_dim(-nats, self.dims), level) for name, nats in (parts | {"total": self.nats}).items()
+            name: mean_interval(bits_per_dim(-nats, self.dims), level)
+            for name, nats in (parts | {"total": self.nats}).items()
         }
 
 

@@ -7,15 +7,14 @@ of the variational bound has an integrand that is bounded at both ends,
 
     1/2 int |x - D|^2 d SNR = int (1 + SNR) |x - D|^2 dc,
 
-and that does not depend on c at all for data of unit variance without structure, N(0, I). So it is the variable in which
-bounds are integrated here, and its times are those to train with if likelihood is what counts: with the weighting `edm`
-(w = 1 + SNR) the loss of a `Denoiser` then is the bound's diffusion part, up to constants. Kingma et al., 2021, arXiv
-2107.00630, eq. 13 to 18; Guo et al., "Mutual Information and MMSE in Gaussian Channels", 2005, arXiv cs/0412108.
+and that does not depend on c at all for data of unit variance without structure, N(0, I). So it is the variable in
+which bounds are integrated here, and its times are those to train with if likelihood is what counts: with the weighting
+`edm` (w = 1 + SNR) the loss of a `Denoiser` then is the bound's diffusion part, up to constants. Kingma et al., 2021,
+arXiv 2107.00630, section 5; Guo et al., "Mutual Information and Minimum Mean-Square Error in Gaussian Channels",
+2005, arXiv cs/0412108.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +65,7 @@ def capacity_grid(schedule: Schedule, steps: int, t_min: float, t_max: float = 1
     Example:
         >>> from coursekit.diffusion.schedules import Rectified
         >>> capacity_grid(Rectified(), 3, 0.5).tolist()  # the middle one has half the capacity of 0.5
-        [1.0, 0.6083, 0.5]
+        [1.0, 0.6084, 0.5]
     """
     if not isinstance(steps, int) or steps < 2:
         raise ValueError(f"steps must be an integer of at least 2, got {steps!r}")
@@ -83,19 +82,28 @@ def chain_through(schedule: Schedule, times: Tensor) -> tuple[DiscreteChain, Ten
     return DiscreteChain(alpha, sigma), torch.tensor((*path.times, 0.0), dtype=torch.float64).flip(0)
 
 
-@dataclass(frozen=True)
 class CapacityTimes:
     """Times for training that are uniform, and stratified, in capacity.
 
     They are meant for a `Denoiser` with the same schedule, t_min and t_max, whose loss maps (0, 1) to [t_min, t_max].
+
+    Args:
+        schedule: the noise axis.
+        t_min: the earliest time; some noise must be left there.
+        t_max: the latest.
+
+    Example:
+        >>> from coursekit.diffusion.schedules import Rectified
+        >>> u, weight = CapacityTimes(Rectified(), 0.01)(1000, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> round((u < 0.1).float().mean().item(), 2)  # half of the times
+        0.54
     """
 
-    schedule: Schedule
-    t_min: float
-    t_max: float = 1.0
+    def __init__(self, schedule: Schedule, t_min: float, t_max: float = 1.0) -> None:
+        self.schedule, self.t_min, self.t_max = schedule, t_min, t_max
+        self.low, self.high = (float(capacity(schedule, t)) for t in (t_max, t_min))
 
     def __call__(self, n: int, generator: torch.Generator | None, device: torch.device) -> tuple[Tensor, Tensor]:
         u, weight = Stratified()(n, generator, device)
-        low, high = (float(capacity(self.schedule, t)) for t in (self.t_max, self.t_min))
-        t = time_of_capacity(self.schedule, low + (high - low) * u)
+        t = time_of_capacity(self.schedule, self.low + (self.high - self.low) * u)
         return ((t - self.t_min) / (self.t_max - self.t_min)).clamp(0, 1), weight

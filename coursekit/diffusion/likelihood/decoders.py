@@ -9,7 +9,7 @@ ways to decode, all independent from dimension to dimension:
     Gaussian              p(x | x_t) = N(x; D(x_t), s^2)
 
 with D the denoiser. The first asks no network: it is Kingma et al., "Variational Diffusion Models", 2021, arXiv
-2107.00630, eq. 8 and section 3.3, where pi is uniform. The second is Ho et al., 2020, arXiv 2006.11239, eq. 13.
+2107.00630, section 3.3, where pi is uniform. The second is Ho et al., 2020, arXiv 2006.11239, eq. 13.
 """
 
 from __future__ import annotations
@@ -125,7 +125,10 @@ def log_normal_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     low, high = torch.where(far, -high, low), torch.where(far, -low, high)
     log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
     inside = log_high + torch.log(-torch.expm1(log_low - log_high))
-    below, above = torch.special.log_ndtr((x + HALF_BIN - mean) / std), torch.special.log_ndtr(-(x - HALF_BIN - mean) / std)
+    below, above = (
+        torch.special.log_ndtr((x + HALF_BIN - mean) / std),
+        torch.special.log_ndtr(-(x - HALF_BIN - mean) / std),
+    )
     return torch.where(x < -1 + HALF_BIN, below, torch.where(x > 1 - HALF_BIN, above, inside))
 
 

@@ -10,9 +10,9 @@ finite from data (phi = 0) to pure noise (phi = pi/2). Along it d log p(z)/dphi 
 
 with p_T = N(0, sigma^2 I), where samplers start: the density is that of what a perfect deterministic sampler draws. For
 the exact denoiser it is the density of the noisy data at t_min, as far as p_T is the law of x_T; where alpha(t_max) is
-not 0 (the linear schedules, VE, EDM) it is not quite, and `base` can say so. Song et al., "Score-Based Generative Modeling
-through Stochastic Differential Equations", 2021, arXiv 2011.13456, section 4.3 and eq. 39; the trace is that of
-`coursekit.flows.continuous`.
+not 0 (the linear schedules, VE, EDM) it is not quite, and `base` can say so. Song et al., "Score-Based Generative
+Modeling through Stochastic Differential Equations", 2021, arXiv 2011.13456, section 4.3 and eq. 39; the trace is that
+of `coursekit.flows.continuous`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class LogDensity:
 
     Attributes:
         log_prob: (N,) in nats.
-        solver_error: (N,) in nats, from the embedded errors of all steps added up; cautious.
-        trace_error: (N,) in nats, the standard error of the trace over the probes; 0 for the exact trace, infinite for a
-            single probe, which cannot know.
+        solver_error: (N,) in nats, from the embedded errors of all steps added up. Cautious at tolerances of 1e-6 and
+            below; at 1e-4 a long step can pass over what it should have seen.
+        trace_error: (N,) in nats, the standard error of the trace over the probes; 0 for the exact trace, infinite for
+            a single probe, which cannot know.
         x_T: where the samples arrive, (N, ...).
         evaluations: of the denoiser and its Jacobian, each for the whole batch.
     """
@@ -68,8 +69,8 @@ def ode_log_prob(
     """log p(x) of x (N, ...) at time t_min, with a step size per sample (see `coursekit.diffusion.odeint`).
 
     Args:
-        denoiser: anything with `schedule` and `forward(x_t, t, y)` = E[x_0 | x_t], differentiable by x_t, each sample by
-            itself.
+        denoiser: anything with `schedule` and `forward(x_t, t, y)` = E[x_0 | x_t], differentiable by x_t, each sample
+            by itself.
         x: real numbers, not levels (see `dequantised_log_prob`).
         y: labels (N,), if the denoiser takes them.
         trace: `ExactTrace()`, which costs D backward passes, or `Hutchinson(count)`; exact if None.

@@ -6,8 +6,8 @@ variance s_k^2 is free:
     lower     v_k, right if all data were one point           (Ho et al., 2020, arXiv 2006.11239, section 3.2)
     upper     beta_k, right if the data were N(0, I)
     optimal   v_k + a_k^2 E|x_0 - D(x_k)|^2 / D, the best single number a step: with the exact denoiser the last factor
-              is tr Cov[x_0 | x_k] / D  (Bao et al., "Analytic-DPM", 2022, arXiv 2201.06503, eq. 7; "Estimating the
-              Optimal Covariance with Imperfect Mean", 2022, arXiv 2206.07309, theorem 3)
+              is tr Cov[x_0 | x_k] / D  (Bao et al., "Analytic-DPM", 2022, arXiv 2201.06503, theorem 1; "Estimating the
+              Optimal Covariance with Imperfect Mean", 2022, arXiv 2206.07309, section 3)
     learned   log s^2 = w log beta_k + (1 - w) log v_k, w (N, ...) from a network  (Nichol and Dhariwal, "Improved
               Denoising Diffusion Probabilistic Models", 2021, arXiv 2102.09672, eq. 15 and 16)
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.chain import DiscreteChain, expand
-from coursekit.diffusion.likelihood.capacity import capacity_grid, ends
+from coursekit.diffusion.likelihood.capacity import capacity, capacity_grid, ends
 from coursekit.diffusion.schedules import Schedule
 
 __all__ = ["OptimalVariance", "ReverseVariance", "Step", "lower_variance", "upper_variance"]
@@ -77,24 +77,25 @@ class OptimalVariance(nn.Module):
     """The best variance of each step, from the denoiser's mean squared error as a function of the noise level.
 
     The error is measured once, at some levels, and read off between them along straight lines of its logarithm against
-    the log-SNR; so it serves chains of any length.
+    the capacity c = log(1 + SNR) / 2; so it serves chains of any length.
 
     Args:
-        log_snr: (M,), falling.
+        capacities: (M,), rising.
         error: (M,), E|x_0 - D(x_t)|^2 / D at these levels, positive.
 
     Raises:
-        ValueError: if there are not two levels or more, or they do not fall.
+        ValueError: if there are not two levels or more, or they do not rise.
     """
 
-    log_snr: Tensor
+    capacities: Tensor
     log_error: Tensor
 
-    def __init__(self, log_snr: Tensor, error: Tensor) -> None:
+    def __init__(self, capacities: Tensor, error: Tensor) -> None:
         super().__init__()
-        if log_snr.ndim != 1 or log_snr.shape != error.shape or len(log_snr) < 2 or bool((log_snr.diff() >= 0).any()):
-            raise ValueError(f"log_snr must fall and match error, got shapes {tuple(log_snr.shape)}, {tuple(error.shape)}")
-        self.register_buffer("log_snr", log_snr)
+        shapes = tuple(capacities.shape), tuple(error.shape)
+        if capacities.ndim != 1 or shapes[0] != shapes[1] or len(error) < 2 or bool((capacities.diff() <= 0).any()):
+            raise ValueError(f"capacities must rise and error match them, got shapes {shapes[0]} and {shapes[1]}")
+        self.register_buffer("capacities", capacities)
         self.register_buffer("log_error", torch.log(error))
 
     @classmethod
@@ -107,7 +108,7 @@ class OptimalVariance(nn.Module):
         levels: int = 50,
         generator: torch.Generator | None = None,
     ) -> Self:
-        """Measure the error on data (N, ...), all of them at each of `levels` noise levels equally spaced in capacity."""
+        """Measure the error on data (N, ...), all of them at each of `levels` noise levels, equally far in capacity."""
         schedule: Schedule = denoiser.schedule
         t = capacity_grid(schedule, levels, *ends(denoiser))
         errors = []
@@ -115,16 +116,14 @@ class OptimalVariance(nn.Module):
             x_t = alpha * x + sigma * torch.empty_like(x).normal_(generator=generator)
             estimate = denoiser(x_t, torch.full((len(x),), time, dtype=x.dtype, device=x.device), y)
             errors.append((x - estimate).square().mean())
-        return cls(schedule.log_snr(t).to(x), torch.stack(errors))
+        return cls(capacity(schedule, t).to(x), torch.stack(errors))
 
-    def error(self, log_snr: Tensor) -> Tensor:
-        """The denoiser's mean squared error per dimension at these levels, of any shape."""
-        right = torch.searchsorted(-self.log_snr, -log_snr.contiguous()).clamp(1, len(self.log_snr) - 1)
-        a, b = self.log_snr[right - 1], self.log_snr[right]
-        share = ((log_snr - a) / (b - a)).clamp(0, 1)
-        return torch.exp(torch.lerp(self.log_error[right - 1], self.log_error[right], share))
+    def error(self, c: Tensor) -> Tensor:
+        """The denoiser's mean squared error per dimension at capacities of any shape."""
+        right = torch.searchsorted(self.capacities, c.contiguous()).clamp(1, len(self.capacities) - 1)
+        a, b = self.capacities[right - 1], self.capacities[right]
+        return torch.exp(torch.lerp(self.log_error[right - 1], self.log_error[right], ((c - a) / (b - a)).clamp(0, 1)))
 
     def forward(self, step: Step) -> Tensor:
-        alpha, sigma = step.table("alpha"), step.table("sigma")
-        error = self.error(2 * (torch.log(alpha) - torch.log(sigma)).clamp(min=-80))
-        return torch.log(step.table("posterior_variance") + step.table("posterior_mean_x0").square() * error)
+        c = 0.5 * torch.log1p((step.table("alpha") / step.table("sigma")).square())
+        return torch.log(step.table("posterior_variance") + step.table("posterior_mean_x0").square() * self.error(c))

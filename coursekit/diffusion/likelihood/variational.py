@@ -7,13 +7,15 @@ Of the discrete chain x_0 -> ... -> x_T the diffusion part is a sum of KL diverg
 each of which, with the posterior's own variance, is (SNR_{k-1} - SNR_k) |x_0 - D(x_k)|^2 / 2. As the steps become
 smaller the sum becomes an integral, in which the schedule only decides where one looks:
 
-    1/2 E int_{t_min}^{t_max} -SNR'(t) |x_0 - D(x_t)|^2 dt           (Kingma et al., 2021, arXiv 2107.00630, eq. 15).
+    1/2 E int_{t_min}^{t_max} -SNR'(t) |x_0 - D(x_t)|^2 dt           (Kingma et al., 2021, arXiv 2107.00630, section 5).
 
 The integral lies below the sum for the exact denoiser, since looking at a noisier x_k for the whole step costs. Both
 start from N(0, sigma^2 I) and end in a decoder (see the other modules of this folder).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +158,7 @@ def _pieces(T: int, terms: int | None) -> tuple[list[int], list[int]]:
     if not isinstance(terms, int) or not min(1, T - 1) <= terms <= T - 1:
         raise ValueError(f"terms must lie in 1..{T - 1}, one less than the steps of the chain, got {terms!r}")
     edges = [2 + i * (T - 1) // max(terms, 1) for i in range(terms + 1)]
-    return edges[:-1], [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return edges[:-1], [b - a for a, b in pairwise(edges)]
 
 
 def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
