@@ -58,7 +58,7 @@ def train(
         if seconds is None and steps is None:
             seconds = recipe.seconds
         coursekit.seed_everything(seed)
-        network = recipe.build()
+        network = recipe.untrained()
         every = None if state is None else state_every
         history = fit(network, recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
                       checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip

@@ -59,7 +59,8 @@ class LearnedVariance(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """log s^2, (N, C, ...)."""
         h = self.network(torch.cat([step.x_k, step.estimate], 1), step.t)
-        return torch.lerp(lower_variance(step), upper_variance(step), 0.5 * (1 + h))
+        lower, upper = lower_variance(step), upper_variance(step)
+        return lower + 0.5 * (1 + h.to(lower.dtype)) * (upper - lower)
 
     def loss(self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """L_vlb of one random step for each sample of x (N, C, ...), or the hybrid loss; a scalar."""

@@ -50,7 +50,7 @@ class Step:
 
     def table(self, name: str) -> Tensor:
         """The entry of a table of the chain at k, shaped to multiply x_k."""
-        return expand(getattr(self.chain, name)[self.k], self.x_k)
+        return expand(getattr(self.chain, name)[self.k], self.x_k).to(self.x_k.dtype)
 
     def divergence(self, x_0: Tensor, log_variance: Tensor) -> Tensor:
         """KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} | x_k)) in nats, (N,), for k >= 2 and log s^2 that broadcasts to x."""

@@ -50,7 +50,7 @@ def test_capacity_and_its_inverse(schedule: str) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_integral_for_normal_data(schedule: str) -> None:
     """1/2 int v / (1 + v SNR) dSNR = 1/2 log((1 + v SNR_max) / (1 + v SNR_min)), and a prior of v SNR_min / 2."""
-    x = normal(V).sample(4000, generator())
+    x = normal(V).sample(4000, generator(100))
     bound = continuous_bound(
         exact(normal(V), schedule), x, decoder=Gaussian(), times=16, t_min=0.01, generator=generator()
     )
@@ -65,7 +65,7 @@ def test_the_integral_for_normal_data(schedule: str) -> None:
 @pytest.mark.parametrize("variance", [lower_variance, upper_variance])
 def test_the_chain_for_normal_data(schedule: str, variance: ReverseVariance) -> None:
     """Each KL in closed form, from the levels alone: E|x_0 - D(x_k)|^2 = v / (1 + v SNR_k)."""
-    s, x, T = SCHEDULES[schedule](), normal(V).sample(4000, generator()), 6
+    s, x, T = SCHEDULES[schedule](), normal(V).sample(4000, generator(100)), 6
     times = capacity_grid(s, T, 0.05)
     bound = chain_bound(
         exact(normal(V), schedule), x, times=times, decoder=Gaussian(), variance=variance, generator=generator()
@@ -92,7 +92,7 @@ def test_the_sum_becomes_the_integral(schedule: str) -> None:
         return V / (1 + V * level)
 
     integral, _ = integrate.quad(lambda c: math.exp(2 * c) * error(math.expm1(2 * c)), *_capacities(schedule))
-    x, model, gaps = normal(V).sample(1000, generator()), exact(normal(V), schedule), []
+    x, model, gaps = normal(V).sample(1000, generator(100)), exact(normal(V), schedule), []
     for T in (4, 32, 512):
         times = capacity_grid(s, T, 0.01)
         terms = None if T < 100 else 32
@@ -112,7 +112,7 @@ def _capacities(schedule: str) -> tuple[float, float]:
 def test_no_chain_beats_the_exact_density(schedule: str) -> None:
     """A chain of few steps is a model of its own, so single points may gain; the mean over the data cannot."""
     truth, s = mixture(), SCHEDULES[schedule]()
-    x, model = truth.sample(2000, generator()), exact(truth, schedule)
+    x, model = truth.sample(2000, generator(100)), exact(truth, schedule)
     optimal = OptimalVariance.measured(model, truth.sample(2000, generator(1)), generator=generator())
     for T in (3, 20):
         times = capacity_grid(s, T, 0.01)
@@ -136,7 +136,7 @@ def test_infinitely_many_exact_steps_lose_the_prior_and_the_decoder_only(schedul
 
 def test_some_terms_stand_for_all() -> None:
     truth, times = mixture(), time_grid(Rectified(), 40)
-    x, model = truth.sample(3000, generator()), exact(truth, "rectified")
+    x, model = truth.sample(3000, generator(100)), exact(truth, "rectified")
     few, all_terms = (
         chain_bound(model, x, times=times, decoder=Gaussian(), terms=terms, generator=generator())
         for terms in (7, None)
@@ -151,7 +151,7 @@ def test_importance_sampling_keeps_the_mean_and_shrinks_the_spread() -> None:
     """Two points far apart: all is decided at few noise levels."""
     truth = mixture(1).diffused(1.0, 0.0)
     truth.means.mul_(4)
-    x, model, bins = truth.sample(4000, generator()), exact(truth, "rectified"), ImportanceSampled(32)
+    x, model, bins = truth.sample(4000, generator(100)), exact(truth, "rectified"), ImportanceSampled(32)
 
     def run(importance: ImportanceSampled | None) -> Tensor:
         return continuous_bound(
@@ -176,7 +176,7 @@ def test_training_on_capacity_minimises_the_bound() -> None:
         return (x_t - truth.denoise(x_t, 1 - t, t)) / t + 0.2
 
     model = Denoiser(network, Rectified(), "velocity", "edm", times, t_min=t_min)
-    x = truth.sample(20000, generator())
+    x = truth.sample(20000, generator(100))
     losses = torch.stack([model.loss(part, generator=generator(i)) for i, part in enumerate(x.split(500))])
     bound = continuous_bound(model, x, decoder=Gaussian(), times=4, generator=generator()).diffusion / 2
     scale = times.high - times.low
@@ -187,7 +187,7 @@ def test_training_on_capacity_minimises_the_bound() -> None:
 
 def test_the_standard_error_is_that_of_repetitions() -> None:
     truth = mixture()
-    x, model = truth.sample(1, generator()).expand(2000, 2), exact(truth, "cosine")
+    x, model = truth.sample(1, generator(100)).expand(2000, 2), exact(truth, "cosine")
     bound = continuous_bound(model, x, decoder=Gaussian(), times=4, t_min=0.01, draws=5, generator=generator())
     assert bound.error.square().mean().sqrt().item() == pytest.approx(bound.nats.std().item(), rel=0.1)
     with pytest.raises(ValueError, match="at least 2 draws"):
@@ -195,7 +195,7 @@ def test_the_standard_error_is_that_of_repetitions() -> None:
 
 
 def test_summary_is_in_bits_per_dimension_and_adds_up() -> None:
-    x = normal(V, 5).sample(50, generator())
+    x = normal(V, 5).sample(50, generator(100))
     bound = continuous_bound(exact(normal(V, 5), "linear"), x, decoder=Gaussian(), times=4, generator=generator())
     summary = bound.summary()
     assert summary["total"].value == pytest.approx(bound.nats.mean().item() / (5 * math.log(2)))
@@ -206,7 +206,7 @@ def test_summary_is_in_bits_per_dimension_and_adds_up() -> None:
 
 
 def test_same_seed_same_bound_and_no_other_randomness() -> None:
-    model, x, state = exact(mixture(), "cosine"), mixture().sample(10, generator()), torch.get_rng_state()
+    model, x, state = exact(mixture(), "cosine"), mixture().sample(10, generator(100)), torch.get_rng_state()
     for run in (
         lambda: continuous_bound(model, x, decoder=Gaussian(), times=3, generator=generator()),
         lambda: chain_bound(model, x, times=time_grid(model.schedule, 9), decoder=Gaussian(), generator=generator()),

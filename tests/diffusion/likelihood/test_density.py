@@ -60,7 +60,7 @@ def test_normal_data_in_closed_form(schedule: str) -> None:
 def test_the_prior_is_not_quite_the_law_of_noise(schedule: str) -> None:
     """Where alpha(1) > 0 the two bases differ by exactly that much, and on average the wrong one costs."""
     truth = mixture()
-    x, model = truth.sample(200, generator()), exact(mixture(), schedule)
+    x, model = truth.sample(200, generator(100)), exact(mixture(), schedule)
     plain, right = (ode_log_prob(model, x, base=base) for base in (None, lambda z: last(truth, schedule, z)))
     sigma = SCHEDULES[schedule]().sigma(1.0)  # float64
     wrong = torch.distributions.Normal(torch.zeros_like(sigma), sigma).log_prob(plain.x_T).sum(1)
@@ -115,7 +115,7 @@ def test_labels_reach_the_denoiser() -> None:
 
 def test_hutchinsons_trace_is_unbiased_and_knows_its_error() -> None:
     truth = mixture(2)
-    x = truth.sample(1, generator()).expand(500, 2)
+    x = truth.sample(1, generator(100)).expand(500, 2)
     model = exact(truth, "rectified")
     right = ode_log_prob(model, x[:1], t_min=0.01)
     found = ode_log_prob(model, x, t_min=0.01, trace=Hutchinson(8), generator=generator())
@@ -140,7 +140,7 @@ def test_random_signs_have_no_variance_for_a_diagonal_jacobian() -> None:
 
 def test_the_probe_is_drawn_once_and_from_the_generator() -> None:
     """Were it drawn at every call, the solver would see noise: hundreds of evaluations, and no repeatable result."""
-    model, x, state = exact(mixture(), "cosine"), mixture().sample(5, generator()), torch.get_rng_state()
+    model, x, state = exact(mixture(), "cosine"), mixture().sample(5, generator(100)), torch.get_rng_state()
     found = [ode_log_prob(model, x, trace=Hutchinson(2), generator=generator(seed), **TIGHT) for seed in (1, 1, 2)]
     assert torch.equal(found[0].log_prob, found[1].log_prob)
     assert not torch.equal(found[0].log_prob, found[2].log_prob)
@@ -149,7 +149,7 @@ def test_the_probe_is_drawn_once_and_from_the_generator() -> None:
 
 
 def test_a_sample_does_not_see_its_batch_mates() -> None:
-    model, x = exact(mixture(), "rectified"), mixture().sample(1, generator())
+    model, x = exact(mixture(), "rectified"), mixture().sample(1, generator(100))
     alone = ode_log_prob(model, x)
     for scale in (0.0, 1.0, 20.0):
         mates = ode_log_prob(model, torch.cat([x, scale * torch.randn(7, 2, generator=generator()).double()]))
