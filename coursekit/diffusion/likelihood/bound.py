@@ -83,7 +83,7 @@ class Bound:
 
 def prior_term(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """KL(N(alpha x, sigma^2 I) || N(0, sigma^2 I)) in nats, (N,), for one noise level."""
-    return 0.5 * (alpha / sigma).to(x).square() * x.square().flatten(1).sum(1)
+    return (0.5 * (alpha / sigma) ** 2) * x.square().flatten(1).sum(1)
 
 
 def stacked(draws: list[tuple[Tensor, Tensor, Tensor]], prior: Tensor, dims: int) -> Bound:
