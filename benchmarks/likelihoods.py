@@ -2,9 +2,9 @@
 
     python -m benchmarks.likelihoods [--pictures 250] [--flow-pictures 100] [--models diffusion diffusion-likelihood]
 
-Pictures are a seeded subset of the test split, the same for all rows; every number is an upper bound on -log2 P(x | y) per
-pixel (of the ODE: in the mean over its noise), with Student's interval for the mean over pictures. Writes
-`benchmarks/results/likelihoods.json`, which lesson 12 shows. It takes about ten minutes of one quiet core.
+Pictures are a seeded subset of the test split, the same for all rows; every number is an upper bound on -log2 P(x | y)
+per pixel (of the ODE: in the mean over its noise), with Student's interval for the mean over pictures. Writes
+`data/likelihoods.json`, which lesson 12 shows. It takes about ten minutes of one quiet core.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from coursekit.flows import Hutchinson
 from coursekit.pixels import bits_per_dim
 from coursekit.recipes import load_released
 
-OUT = Path(__file__).parent / "results" / "likelihoods.json"
+OUT = Path(__file__).parent.parent / "data" / "likelihoods.json"
 DIMS = 784
 Row = dict[str, Any]
 
@@ -112,8 +112,8 @@ class Bench:
         torch.manual_seed(0)
         learned = LearnedVariance(self.model.requires_grad_(False), VarianceHead(), times)
         pictures = load_animals("train", dtype=torch.uint8)
-        fit(learned, (pictures.images, pictures.labels), steps=self.head_steps, batch_size=64, lr=3e-3, ema_half_life=20.0,
-            progress=False)  # fmt: skip
+        settings = {"batch_size": 64, "lr": 3e-3, "ema_half_life": 20.0, "progress": False}
+        fit(learned, (pictures.images, pictures.labels), steps=self.head_steps, **settings)
         return learned.eval()
 
     def flows(self) -> Iterator[Row]:
