@@ -137,7 +137,7 @@ def evaluate_reconstructions(
 def _bound_settings(model: Denoiser, generator: torch.Generator) -> dict[str, Any]:
     """A decoder that knows how often each level occurs, beginning not nearer to the data than denoisers are trained."""
     decoder = Levels.counted(load_animals("train", dtype=torch.uint8).images)
-    return {"decoder": decoder, "t_min": max(model.t_min, 0.04), "generator": generator}
+    return {"decoder": decoder, "t_min": max(model.t_min, 0.04), "times": 12, "generator": generator}
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def animals_denoiser() -> Denoiser:
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
 
 
-def animals_likelihood_denoiser(t_min: float = 0.02) -> Denoiser:
+def animals_likelihood_denoiser(t_min: float = 0.015) -> Denoiser:
     """The same network trained for its likelihood: where the bound looks, and weighted as it weighs."""
     times = CapacityTimes(Rectified(), t_min)
     return Denoiser(UNet(), Rectified(), "velocity", "edm", times, num_classes=10, t_min=t_min)
