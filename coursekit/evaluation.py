@@ -135,9 +135,13 @@ def evaluate_reconstructions(
 
 
 def _bound_settings(model: Denoiser, generator: torch.Generator) -> dict[str, Any]:
-    """A decoder that knows how often each level occurs, beginning not nearer to the data than denoisers are trained."""
+    """A decoder that knows how often each level occurs, and begins where the denoiser's training did.
+
+    A denoiser without a t_min of its own has hardly been trained nearer to the data than 0.04.
+    """
     decoder = Levels.counted(load_animals("train", dtype=torch.uint8).images)
-    return {"decoder": decoder, "t_min": max(model.t_min, 0.04), "times": 12, "generator": generator}
+    t_min = model.t_min if model.t_min > 1e-3 else 0.04
+    return {"decoder": decoder, "t_min": t_min, "times": 12, "generator": generator}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ Everything is in nats, for each sample; `Bound.summary` gives bits per dimension
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ class Bound:
     log_snr: Tensor
     dims: int
 
+    @classmethod
+    def of(cls, draws: list[tuple[Tensor, Tensor, Tensor]], prior: Tensor, dims: int) -> Self:
+        """From (steps (K, N), log_snr (K, N), reconstruction (N,)) of each draw."""
+        steps, log_snr, reconstruction = (torch.stack(each) for each in zip(*draws, strict=True))
+        return cls(prior, steps, reconstruction, log_snr, dims)
+
     @property
     def diffusion(self) -> Tensor:
         """(N,), the mean over draws of the sum of the steps."""
@@ -68,6 +75,13 @@ class Bound:
         draws = self.steps.sum(1) + self.reconstruction
         return draws.std(0) / len(draws) ** 0.5
 
+    def profile(self) -> tuple[Tensor, Tensor]:
+        """Where the diffusion part is spent: log-SNR and bits per dimension of each of its K terms, (K,) each.
+
+        The terms of a chain begin at the data, those of the integral at the noise.
+        """
+        return self.log_snr.mean((0, 2)), bits_per_dim(-self.steps.mean((0, 2)), self.dims)
+
     def summary(self, level: float = 0.95) -> dict[str, Estimate]:
         """Means over the samples in bits per dimension, with intervals for the mean of all data from which they come.
 
@@ -84,9 +98,3 @@ class Bound:
 def prior_term(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """KL(N(alpha x, sigma^2 I) || N(0, sigma^2 I)) in nats, (N,), for one noise level."""
     return (0.5 * (alpha / sigma) ** 2) * x.square().flatten(1).sum(1)
-
-
-def stacked(draws: list[tuple[Tensor, Tensor, Tensor]], prior: Tensor, dims: int) -> Bound:
-    """A `Bound` from (steps (K, N), log_snr (K, N), reconstruction (N,)) of each draw."""
-    steps, log_snr, reconstruction = (torch.stack(each) for each in zip(*draws, strict=True))
-    return Bound(prior, steps, reconstruction, log_snr, dims)

@@ -10,7 +10,8 @@ smaller the sum becomes an integral, in which the schedule only decides where on
     1/2 E int_{t_min}^{t_max} -SNR'(t) |x_0 - D(x_t)|^2 dt           (Kingma et al., 2021, arXiv 2107.00630, section 5).
 
 The integral lies below the sum for the exact denoiser, since looking at a noisier x_k for the whole step costs. Both
-start from N(0, sigma^2 I) and end in a decoder (see the other modules of this folder).
+start from N(0, sigma^2 I) and end in a decoder (see the other modules of this folder). A chain of few steps is a model
+of its own: it may give single points more than they deserve, but over the data no mean lies below their entropy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.chain import expand
-from coursekit.diffusion.likelihood.bound import Bound, prior_term, stacked
+from coursekit.diffusion.likelihood.bound import Bound, prior_term
 from coursekit.diffusion.likelihood.capacity import capacity, chain_through, ends, time_of_capacity
 from coursekit.diffusion.likelihood.decoders import Decoder
 from coursekit.diffusion.likelihood.variances import ReverseVariance, Step, lower_variance
@@ -90,7 +91,8 @@ def chain_bound(
         steps, log_snr = (torch.stack(each) for each in zip(*pairs, strict=True)) if pairs else _empty(x)
         return steps, log_snr, -decoder(x, last.x_k, last.estimate, *levels)
 
-    return stacked([draw() for _ in range(draws)], prior_term(x, chain.alpha[-1], chain.sigma[-1]), x[0].numel())
+    prior = prior_term(x, chain.alpha[-1], chain.sigma[-1])
+    return Bound.of([draw() for _ in range(draws)], prior, x[0].numel())
 
 
 @torch.no_grad()
@@ -149,7 +151,7 @@ def continuous_bound(
         return steps, log_snr, -decoder(x, *noisy(torch.full_like(log_snr[0], t_min)))
 
     prior = prior_term(x, schedule.alpha(t_max), schedule.sigma(t_max))
-    return stacked([draw() for _ in range(draws)], prior, x[0].numel())
+    return Bound.of([draw() for _ in range(draws)], prior, x[0].numel())
 
 
 def _pieces(T: int, terms: int | None) -> tuple[list[int], list[int]]:

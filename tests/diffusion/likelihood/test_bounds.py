@@ -203,6 +203,9 @@ def test_summary_is_in_bits_per_dimension_and_adds_up() -> None:
         summary["total"].value
     )
     torch.testing.assert_close(bound.log_prob, -bound.nats)
+    log_snr, bits = bound.profile()
+    assert bits.sum().item() == pytest.approx(summary["diffusion"].value)
+    assert bool((log_snr.diff() > 0).all())  # from noise to data
 
 
 def test_same_seed_same_bound_and_no_other_randomness() -> None:
