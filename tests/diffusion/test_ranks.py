@@ -29,8 +29,15 @@ def launch(group: str, folder: Path, processes: int = 2, **environment: str) -> 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     clean |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run([*command, ranks_laws.__file__, group, str(folder)], env=clean | environment,
-                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+    command += [ranks_laws.__file__, group, str(folder)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=clean | environment, **pipes) as launcher:
+        try:
+            out, errors = launcher.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # so that it ends its processes, which a kill would leave behind
+            raise
+    return subprocess.CompletedProcess(command, launcher.returncode, out, errors)
 
 
 def one_process(steps: int = 50, **keywords: object) -> tuple[nn.Module, list[float]]:
