@@ -217,7 +217,7 @@ def test_no_label_is_the_whole_mixture() -> None:
 # --- what guidance draws --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", [Rectified(), Cosine(), LinearVP(beta_max=40.0), EDM(sigma_max=2000.0)])
+@pytest.mark.parametrize("schedule", [Rectified(), LinearVP(beta_max=40.0), EDM(sigma_max=2000.0)])
 @pytest.mark.parametrize(("scale", "deviation"), [(0.0, 0.5), (1.0, 0.5), (3.0, 0.5), (2.0, 1.0), (1.5, 1.6)])
 def test_the_guided_ode_of_two_gaussians_draws_what_the_formula_says(
     schedule: object, scale: float, deviation: float
@@ -225,7 +225,7 @@ def test_the_guided_ode_of_two_gaussians_draws_what_the_formula_says(
     """And not the tilted density, unless both have one deviation."""
     guided = AutoGuidance(*(ExactDenoiser(gaussian(*law), schedule) for law in ((1.0, deviation), (0.2, 1.0))), scale)
     x_T = float(schedule.sigma(1.0)) * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
-    low, middle, high = sample(guided, (3, 1), "heun", 400, x_T=x_T, grid="angle")[:, 0].tolist()
+    low, middle, high = sample(guided, (3, 1), "heun", 200, x_T=x_T, grid="angle")[:, 0].tolist()
     mean, spread = guided_gaussian(1.0, deviation, scale, base_mean=0.2)
     assert middle == pytest.approx(mean, abs=2e-3)
     assert (high - low) / 2 == pytest.approx(spread, rel=2e-3)
