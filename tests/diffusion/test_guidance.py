@@ -270,7 +270,7 @@ def test_guided_samples_of_a_mixture_follow_another_law_than_the_tilted_one() ->
 
 
 def test_interval_asks_nothing_more_outside() -> None:
-    low, high = 0.5, 2.0
+    low, high = 0.5, 3.0
     inner = Counting(ExactConditional(labelled(), Rectified()))
     limited = IntervalLimited(ClassifierFree(inner, 3.0), low, high)
     for t in torch.linspace(0.05, 0.95, 19, dtype=torch.float64):
@@ -285,9 +285,9 @@ def test_interval_asks_nothing_more_outside() -> None:
 
 def test_interval_is_chosen_sample_by_sample_and_is_half_open() -> None:
     exact = ExactConditional(labelled(), EDM())
-    t = EDM().time(-2 * torch.log(torch.tensor([0.4999, 0.5001, 1.9999, 2.0001, 70.0, 0.01], dtype=torch.float64)))
+    t = EDM().time(-2 * torch.log(torch.tensor([0.4999, 0.5001, 2.9999, 3.0001, 70.0, 0.01], dtype=torch.float64)))
     x_t, guided = points(EDM(), t), ClassifierFree(exact, 3.0)
-    found = IntervalLimited(guided, 0.5, 2.0)(x_t, t, Y)
+    found = IntervalLimited(guided, 0.5, 3.0)(x_t, t, Y)
     inside = torch.tensor([False, True, True, False, False, False])[:, None]
     torch.testing.assert_close(found, torch.where(inside, guided(x_t, t, Y), exact(x_t, t, Y)))
     everything = IntervalLimited(guided, 0.0, math.inf)(x_t, t, Y)
