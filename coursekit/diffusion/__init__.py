@@ -1,4 +1,8 @@
-"""Schedules, denoisers, the training engine and samplers, on one noise axis x_t = alpha_t x + sigma_t eps."""
+"""One noise axis x_t = alpha_t x + sigma_t eps: schedules, denoisers, the training engine, samplers and steering.
+
+Guidance towards a label is in `coursekit.diffusion.guidance`, samples that fit an observation are in
+`coursekit.diffusion.inverse`.
+"""
 
 from coursekit.diffusion.chain import DiscreteChain
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
@@ -15,6 +19,7 @@ from coursekit.diffusion.guidance import (
     Rescaled,
     Unlabelled,
 )
+from coursekit.diffusion.inverse import DPS, MomentMatching, PiGDM, Projected, Replacement
 from coursekit.diffusion.likelihood import (
     BinNoise,
     CapacityTimes,
@@ -52,6 +57,7 @@ from coursekit.diffusion.schedules import (
 from coursekit.diffusion.training import History, fit
 
 __all__ = [
+    "DPS",
     "EDM",
     "GRIDS",
     "SAMPLERS",
@@ -80,9 +86,13 @@ __all__ = [
     "Levels",
     "LinearVP",
     "LogitNormal",
+    "MomentMatching",
     "OptimalVariance",
+    "PiGDM",
+    "Projected",
     "Recorder",
     "Rectified",
+    "Replacement",
     "Rescaled",
     "ScaledLinearVP",
     "Schedule",

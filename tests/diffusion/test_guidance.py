@@ -217,7 +217,7 @@ def test_no_label_is_the_whole_mixture() -> None:
 # --- what guidance draws --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", [Rectified(), Cosine(), LinearVP(beta_max=40.0), EDM(sigma_max=2000.0)])
+@pytest.mark.parametrize("schedule", [Rectified(), LinearVP(beta_max=40.0), EDM(sigma_max=2000.0)])
 @pytest.mark.parametrize(("scale", "deviation"), [(0.0, 0.5), (1.0, 0.5), (3.0, 0.5), (2.0, 1.0), (1.5, 1.6)])
 def test_the_guided_ode_of_two_gaussians_draws_what_the_formula_says(
     schedule: object, scale: float, deviation: float
@@ -225,7 +225,7 @@ def test_the_guided_ode_of_two_gaussians_draws_what_the_formula_says(
     """And not the tilted density, unless both have one deviation."""
     guided = AutoGuidance(*(ExactDenoiser(gaussian(*law), schedule) for law in ((1.0, deviation), (0.2, 1.0))), scale)
     x_T = float(schedule.sigma(1.0)) * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
-    low, middle, high = sample(guided, (3, 1), "heun", 400, x_T=x_T, grid="angle")[:, 0].tolist()
+    low, middle, high = sample(guided, (3, 1), "heun", 200, x_T=x_T, grid="angle")[:, 0].tolist()
     mean, spread = guided_gaussian(1.0, deviation, scale, base_mean=0.2)
     assert middle == pytest.approx(mean, abs=2e-3)
     assert (high - low) / 2 == pytest.approx(spread, rel=2e-3)
@@ -270,7 +270,7 @@ def test_guided_samples_of_a_mixture_follow_another_law_than_the_tilted_one() ->
 
 
 def test_interval_asks_nothing_more_outside() -> None:
-    low, high = 0.5, 2.0
+    low, high = 0.5, 3.0
     inner = Counting(ExactConditional(labelled(), Rectified()))
     limited = IntervalLimited(ClassifierFree(inner, 3.0), low, high)
     for t in torch.linspace(0.05, 0.95, 19, dtype=torch.float64):
@@ -285,9 +285,9 @@ def test_interval_asks_nothing_more_outside() -> None:
 
 def test_interval_is_chosen_sample_by_sample_and_is_half_open() -> None:
     exact = ExactConditional(labelled(), EDM())
-    t = EDM().time(-2 * torch.log(torch.tensor([0.4999, 0.5001, 1.9999, 2.0001, 70.0, 0.01], dtype=torch.float64)))
+    t = EDM().time(-2 * torch.log(torch.tensor([0.4999, 0.5001, 2.9999, 3.0001, 70.0, 0.01], dtype=torch.float64)))
     x_t, guided = points(EDM(), t), ClassifierFree(exact, 3.0)
-    found = IntervalLimited(guided, 0.5, 2.0)(x_t, t, Y)
+    found = IntervalLimited(guided, 0.5, 3.0)(x_t, t, Y)
     inside = torch.tensor([False, True, True, False, False, False])[:, None]
     torch.testing.assert_close(found, torch.where(inside, guided(x_t, t, Y), exact(x_t, t, Y)))
     everything = IntervalLimited(guided, 0.0, math.inf)(x_t, t, Y)

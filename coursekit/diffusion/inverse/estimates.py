@@ -118,7 +118,8 @@ class DPS(Pulled):
         denoiser: may be guided.
         operator: A.
         observation: b, (N, ...) in the shape of A x, or (1, ...) for all samples.
-        zeta: the length of the step; of the order of one whatever M, N and the schedule.
+        zeta: the length of the step; of the order of one whatever M, N and the schedule, if A keeps lengths as a mask
+            does.
     """
 
     def __init__(self, denoiser: nn.Module, operator: LinearOperator, observation: Tensor, zeta: float = 1.0) -> None:
@@ -171,8 +172,9 @@ class PiGDM(Pulled):
 class MomentMatching(Pulled):
     """Gaussian posterior with the mean and covariance that the denoiser implies: (A V A^T + s^2 I)^{-1} (b - A D).
 
-    Exact for Gaussian data once conjugate residuals have converged; a few iterations do on pictures. Rozet et al.,
-    "Learning Diffusion Priors from Observations by Expectation Maximization" (MMPS), 2024, arXiv 2405.13712, section 4.
+    Exact for Gaussian data once conjugate residuals have converged; with an exact denoiser a few iterations do on
+    pictures. The Jacobian of a trained network is a poor covariance where there is much noise. Rozet et al., "Learning
+    Diffusion Priors from Observations by Expectation Maximization" (MMPS), 2024, arXiv 2405.13712, section 4.
 
     Args:
         denoiser: may be guided.
