@@ -60,8 +60,8 @@ def train(
         coursekit.seed_everything(seed)
         network = recipe.build()
         every = None if state is None else state_every
-        history = fit(network, recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
-                      checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
+        history = fit(recipe.begin(network), recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed,
+                      checkpoint=state, checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
         recipes.save(out, model, network.cpu())
         facts = _facts(seed) | {"steps": history.total_steps, "training seconds": round(history.seconds, 1)}
         _sidecar(out).write_text(json.dumps(facts | {"metrics": {}}, indent=2) + "\n", encoding="utf-8")
