@@ -23,11 +23,12 @@ from coursekit.data import find_data, load_animals
 from coursekit.diffusion import ClassifierFree, Cosine, Denoiser, LogitNormal, Rectified, time_grid
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
+from coursekit.diffusion.latent import LatentDiffusion
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
 from coursekit.diffusion.progressive import FewSteps, ProgressiveDistillation
 from coursekit.flows import image_flow
 from coursekit.gan import image_gan
-from coursekit.networks import UNet
+from coursekit.networks import TimeMLP, UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
 from coursekit.vae import PixelLikelihood, conv_auto_encoder, hierarchical_image_vae, image_vae
 
@@ -68,6 +69,20 @@ class Recipe:
 def animals_denoiser() -> Denoiser:
     """The course's diffusion model of all ten animals: a U-Net that predicts the velocity on the straight line."""
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
+
+
+def animals_codes() -> LatentDiffusion:
+    """The auto-encoder of 16 numbers, and a perceptron that predicts the velocity of its codes."""
+    network = TimeMLP(16, width=256, depth=4, num_classes=10)
+    denoiser = Denoiser(network, Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
+    return LatentDiffusion(conv_auto_encoder(latent=16, width=16), denoiser)
+
+
+def begin_codes(model: LatentDiffusion) -> LatentDiffusion:
+    """Take over the released auto-encoder, and the scale of its codes from the train split and its mirror images."""
+    model.auto_encoder.load_state_dict(load_released("auto-encoder").state_dict())
+    images = load_animals("train").images
+    return model.standardise(torch.cat([images, images.flip(-1)]))
 
 
 def animals_teacher() -> nn.Module:
@@ -218,6 +233,21 @@ RECIPES: dict[str, Recipe] = {
         seconds=120,
     ),
     "auto-encoder": Recipe(lambda: conv_auto_encoder(latent=16, width=16), VAE_FIT, seconds=60),
+    "latent-diffusion": Recipe(
+        animals_codes,
+        {
+            "batch_size": 256,
+            "optimizer": partial(muon_and_adamw, lr=3e-3, lr_rest=2e-3, outside=("time", "label", "point")),
+            "warmup": 50,
+            "decay": 0.5,
+            "ema_half_life": 300.0,
+            "ema_ramp": 0.08,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=120,
+        begin=begin_codes,
+    ),
     "vae": Recipe(lambda: image_vae(num_classes=10, width=16), VAE_FIT, seconds=90, prepare=binarise),
     "vae-levels": Recipe(
         lambda: hierarchical_image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),

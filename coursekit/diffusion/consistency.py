@@ -75,7 +75,7 @@ class ConsistencyModel(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """f(x_t, t) (N, ...): the end, at t_min, of the solution through x_t (N, ...) at times t (N,) or ()."""
-        return ddim_step(x_t, self.denoiser(x_t, t, y), self._level(t), self._level(t.new_tensor(self.t_min)))
+        return ddim_step(x_t, self.denoiser(x_t, t, y), self._level(t), self._level(torch.full_like(t, self.t_min)))
 
     @torch.no_grad()
     def sample(
@@ -97,8 +97,8 @@ class ConsistencyModel(nn.Module):
             raise ValueError(f"steps must be positive, got {steps}")
         like = next(self.denoiser.parameters(), torch.zeros(()))
         times = torch.linspace(self.t_max, self.t_min, steps + 1, device=like.device, dtype=like.dtype)[:-1]
-        end, noise = self._level(times.new_tensor(self.t_min)), self._noise(n, times, generator)
-        x = self._level(times[0])[1] * noise if x_T is None else x_T
+        end = self._level(torch.full_like(times[0], self.t_min))
+        x = self._level(times[0])[1] * self._noise(n, times, generator) if x_T is None else x_T
         x = self(x, times[0].expand(n), y)
         for t in times[1:]:
             alpha, sigma = self._level(t)

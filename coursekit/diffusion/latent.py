@@ -12,13 +12,11 @@ together.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.denoiser import Denoiser
-from coursekit.diffusion.samplers import sample
+from coursekit.diffusion.samplers import Sampler, sample
 from coursekit.vae import AutoEncoder
 
 __all__ = ["LatentDiffusion"]
@@ -100,9 +98,8 @@ class LatentDiffusion(nn.Module):
         generator: torch.Generator | None = None,
         steps: int = 30,
         guidance: float = 1.0,
-        **settings: Any,
+        sampler: str | Sampler = "heun",
     ) -> Tensor:
         """n samples (n, ...): codes drawn by `coursekit.diffusion.sample`, whose settings these are, and decoded."""
         shape = (n, self.auto_encoder.latent)
-        z = sample(self.denoiser, shape, steps=steps, y=y, guidance=guidance, generator=generator, **settings)
-        return self.decode(z)
+        return self.decode(sample(self.denoiser, shape, sampler, steps, y, guidance, generator=generator))
