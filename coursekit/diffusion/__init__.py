@@ -5,7 +5,9 @@ Guidance towards a label is in `coursekit.diffusion.guidance`, samples that fit 
 """
 
 from coursekit.diffusion.chain import DiscreteChain
+from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
+from coursekit.diffusion.foreign import from_ddpm, from_edm, from_edm_network, from_eps, from_score, from_velocity
 from coursekit.diffusion.grids import GRIDS, time_grid
 from coursekit.diffusion.guidance import (
     AutoGuidance,
@@ -20,6 +22,7 @@ from coursekit.diffusion.guidance import (
     Unlabelled,
 )
 from coursekit.diffusion.inverse import DPS, MomentMatching, PiGDM, Projected, Replacement
+from coursekit.diffusion.latent import LatentDiffusion
 from coursekit.diffusion.likelihood import (
     BinNoise,
     CapacityTimes,
@@ -40,6 +43,7 @@ from coursekit.diffusion.likelihood import (
 )
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
 from coursekit.diffusion.ode import Solution, odeint
+from coursekit.diffusion.progressive import FewSteps, ProgressiveDistillation
 from coursekit.diffusion.samplers import SAMPLERS, Recorder, sample
 from coursekit.diffusion.schedules import (
     EDM,
@@ -55,6 +59,16 @@ from coursekit.diffusion.schedules import (
     SubVP,
 )
 from coursekit.diffusion.training import History, fit
+from coursekit.diffusion.transport import MinibatchTransport, bend
+from coursekit.diffusion.views import (
+    DDPMView,
+    EDMView,
+    FlowView,
+    OnSchedule,
+    Preconditioning,
+    ScoreSDEView,
+    expected_data,
+)
 
 __all__ = [
     "DPS",
@@ -68,27 +82,38 @@ __all__ = [
     "CapacityTimes",
     "ClassifierFree",
     "ClassifierGuidance",
+    "ConsistencyDistillation",
+    "ConsistencyModel",
     "Cosine",
+    "DDPMView",
     "Denoiser",
     "DiscreteChain",
     "DiscretisedGaussian",
     "DynamicThreshold",
+    "EDMView",
     "ExactClassifier",
     "ExactConditional",
     "ExactDenoiser",
+    "FewSteps",
+    "FlowView",
     "Gaussian",
     "GaussianNoise",
     "History",
     "ImportanceSampled",
     "IntervalLimited",
     "LabelledMixture",
+    "LatentDiffusion",
     "LearnedVariance",
     "Levels",
     "LinearVP",
     "LogitNormal",
+    "MinibatchTransport",
     "MomentMatching",
+    "OnSchedule",
     "OptimalVariance",
     "PiGDM",
+    "Preconditioning",
+    "ProgressiveDistillation",
     "Projected",
     "Recorder",
     "Rectified",
@@ -96,6 +121,7 @@ __all__ = [
     "Rescaled",
     "ScaledLinearVP",
     "Schedule",
+    "ScoreSDEView",
     "SigmoidAlphaBar",
     "SigmoidBetaVP",
     "Solution",
@@ -104,11 +130,19 @@ __all__ = [
     "Uniform",
     "Unlabelled",
     "VarianceHead",
+    "bend",
     "capacity_grid",
     "chain_bound",
     "continuous_bound",
     "dequantised_log_prob",
+    "expected_data",
     "fit",
+    "from_ddpm",
+    "from_edm",
+    "from_edm_network",
+    "from_eps",
+    "from_score",
+    "from_velocity",
     "lower_variance",
     "ode_log_prob",
     "odeint",
