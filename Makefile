@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.flows
 	$(PY) -m benchmarks.modes
 	$(PY) -m benchmarks.streaming
+	$(PY) -m benchmarks.couplings
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -50,11 +50,11 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1000)
     arguments = parser.parse_args()
     print(", ".join(f"{name} {value}" for name, value in vars(arguments).items()))
-    print(f"{'':34}" + "".join(f"{name:>20}" for name in ("bend", "1 step", "2 steps", "4 steps", "64 steps", "floor")))
+    print(f"{'':34}" + "".join(f"{name:>25}" for name in ("bend", "1 step", "2 steps", "4 steps", "64 steps", "floor")))
     for toy in ("gaussian ring", "pinwheel", "two moons"):
         for coupling in COUPLINGS:
             found = zip(
                 *(measure(toy, coupling, seed, arguments.steps) for seed in range(arguments.seeds)), strict=True
             )
-            cells = (f"{statistics.mean(v):.3f} ({min(v):.3f}-{max(v):.3f})" for v in found)
-            print(f"{toy + ', ' + coupling:34}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+            cells = (f"{statistics.mean(v):.4f} ({min(v):.4f}-{max(v):.4f})" for v in found)
+            print(f"{toy + ', ' + coupling:34}" + "".join(f"{cell:>25}" for cell in cells), flush=True)

@@ -78,6 +78,7 @@ def test_only_the_denoiser_learns_and_one_file_holds_all() -> None:
     fit(model.standardise(x), (x, y), steps=3, batch_size=16, ema_half_life=1.0, progress=False)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if name.startswith("denoiser")}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == moved
     model.train()
     assert model.denoiser.training
     assert not model.auto_encoder.training
