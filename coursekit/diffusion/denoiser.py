@@ -238,7 +238,8 @@ class Denoiser(nn.Module):
 class ExactDenoiser(nn.Module):
     """The best denoiser there is, for data of a known law: E[x_0 | x_t] in closed form.
 
-    The law is a Gaussian mixture or, for pictures, `Levels`: anything with `denoise(x_t, alpha, sigma)`. It stands wherever a trained `Denoiser` can: the truth that samplers and losses are compared with.
+    The law is a Gaussian mixture or, for pictures, `Levels`: anything with `denoise(x_t, alpha, sigma)`. It stands
+    wherever a trained `Denoiser` can: the truth that samplers, losses and likelihoods are compared with.
 
     Example:
         >>> from coursekit.diffusion.schedules import LinearVP
