@@ -249,9 +249,10 @@ class Denoiser(nn.Module):
 
 
 class ExactDenoiser(nn.Module):
-    """The best denoiser there is, for data from a Gaussian mixture: E[x_0 | x_t] in closed form.
+    """The best denoiser there is, for data of a known law: E[x_0 | x_t] in closed form.
 
-    It stands wherever a trained `Denoiser` can: the truth that samplers and losses are compared with.
+    The law is a Gaussian mixture or, for pictures, `Levels`: anything with `denoise(x_t, alpha, sigma)`. It stands
+    wherever a trained `Denoiser` can: the truth that samplers, losses and likelihoods are compared with.
 
     Example:
         >>> from coursekit.diffusion.schedules import LinearVP
@@ -262,10 +263,10 @@ class ExactDenoiser(nn.Module):
 
     t_max = 1.0
 
-    def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
+    def __init__(self, mixture: GaussianMixture | Levels, schedule: Schedule) -> None:
         super().__init__()
         self.mixture, self.schedule = mixture, schedule
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """E[x_0 | x_t] (N, D) for x_t (N, D) and times t (N,) or (); labels are ignored."""
+        """E[x_0 | x_t] (N, ...) for x_t (N, ...) and times t (N,) or (); labels are ignored."""
         return self.mixture.denoise(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
