@@ -142,16 +142,17 @@ def test_steps_adapt_to_each_sample() -> None:
 
 
 def test_the_largest_of_the_parts_errors_counts() -> None:
-    """A log-density of one number is not lost beside a picture of a thousand that stand still."""
+    """A log-density of one number is not lost beside a picture of a thousand that stands still."""
 
-    def f(state: tuple[Tensor, Tensor], s: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(state[0]), torch.cos(50 * s)
+    def f(state: tuple[Tensor, ...], s: Tensor) -> tuple[Tensor, ...]:
+        return *(torch.zeros_like(part) for part in state[:-1]), torch.cos(50 * s)
 
     x, log_p = torch.zeros(2, 1000).double(), torch.zeros(2).double()
-    found = odeint(f, (x, log_p), 0.0, 1.0, rtol=1e-7, atol=1e-7)
+    alone, found = (odeint(f, (*still, log_p), 0.0, 1.0, rtol=1e-7, atol=1e-7) for still in ((), (x, x, x)))
     assert torch.equal(found.x[0], x)
-    torch.testing.assert_close(found.x[1], torch.full((2,), math.sin(50) / 50).double(), rtol=0, atol=1e-6)
-    assert found.error[1].shape == (2,)
+    assert torch.equal(found.steps, alone.steps)
+    torch.testing.assert_close(found.x[-1], torch.full((2,), math.sin(50) / 50).double(), rtol=0, atol=1e-6)
+    assert found.error[-1].shape == (2,)
 
 
 def test_times_stay_between_start_and_end() -> None:
