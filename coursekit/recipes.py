@@ -20,7 +20,7 @@ from coursekit.boltzmann import RBM, PersistentChains
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
-from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
+from coursekit.diffusion import CapacityTimes, Cosine, Denoiser, LogitNormal, Rectified
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
 from coursekit.flows import image_flow
@@ -41,12 +41,21 @@ class Recipe:
         fit: keywords for `coursekit.diffusion.fit`, all but the budget and the seed.
         seconds: the budget of `python -m coursekit train` if none is given, for two quiet cores.
         prepare: from pictures in [-1, 1] to what the model takes for pictures, such as `binarise`; nothing if None.
+        start: the recipe whose released weights training starts from; from scratch if None.
     """
 
     build: Callable[[], nn.Module]
     fit: dict[str, Any]
     seconds: float
     prepare: Callable[[Tensor], Tensor] | None = None
+    start: str | None = None
+
+    def untrained(self) -> nn.Module:
+        """The model that training starts with: new, or with the released weights of `start`."""
+        model = self.build()
+        if self.start is not None:
+            model.load_state_dict(load_released(self.start).state_dict())
+        return model
 
     def pictures(self, split: str) -> tuple[Tensor, Tensor]:
         """The animals of a split as this model takes them, and their labels.
@@ -63,6 +72,12 @@ class Recipe:
 def animals_denoiser() -> Denoiser:
     """The course's diffusion model of all ten animals: a U-Net that predicts the velocity on the straight line."""
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
+
+
+def animals_likelihood_denoiser(t_min: float = 0.015) -> Denoiser:
+    """The same network trained for its likelihood: where the bound looks, and weighted as it weighs."""
+    times = CapacityTimes(Rectified(), t_min)
+    return Denoiser(UNet(), Rectified(), "velocity", "edm", times, num_classes=10, t_min=t_min)
 
 
 PIXELCNN_FIT: dict[str, Any] = {
@@ -103,6 +118,21 @@ RECIPES: dict[str, Recipe] = {
             "clip": None,
         },
         seconds=900,
+    ),
+    "diffusion-likelihood": Recipe(
+        animals_likelihood_denoiser,
+        {
+            "batch_size": 128,
+            "optimizer": partial(muon_and_adamw, lr=3e-3, lr_rest=1.8e-3, outside=("time", "label", "enter", "leave")),
+            "warmup": 50,
+            "decay": 0.6,
+            "ema_half_life": 300.0,
+            "ema_ramp": 0.08,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=300,
+        start="diffusion",
     ),
     "classifier": Recipe(
         ConvClassifier,
