@@ -135,7 +135,7 @@ def test_evaluate_tells_what_an_auto_encoder_leaves_of_pictures(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "crystal ball", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, classifier"),
+        (("train", "crystal ball", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, diffusion-small"),
         (("train", "classifier", "--out", "a", "--steps", "0"), "steps must be positive"),
         (("train", "classifier", "--out", "a", "--steps", "1", "--resume"), "want a checkpoint"),
         (("sample", "nothing.safetensors", "--out", "a.png"), "there is no checkpoint nothing.safetensors"),
