@@ -33,8 +33,8 @@ from coursekit.metrics import features_of, frechet_difference
 from coursekit.recipes import load_released
 
 CALLS = (5, 10, 20, 40)
-ON_GRIDS = ("euler", "heun", "dpm++2m", "deis", "unipc")
-TOLERANCES = (0.3, 0.1, 0.03, 0.01)
+ON_GRIDS = ("euler", "dpm++2m", "deis", "unipc")
+TOLERANCES = (0.1, 0.03, 0.01)
 EXACT = ("unipc", 40)
 CLAIM = (("dpm++2m", 10), ("euler", 30))
 SEED, GUIDANCE = 0, 1.5
@@ -56,14 +56,14 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """All of them, the claim of the course first."""
-    for sampler, calls in CLAIM:
-        yield Cell(sampler, calls=calls)
-    for calls in CALLS:
-        yield from (Cell(sampler, calls=calls) for sampler in SAMPLERS if sampler != "adaptive")
+    """All of them, those that others are compared with first."""
+    first = [Cell(sampler, calls=calls) for sampler, calls in (EXACT, *CLAIM)]
+    by_calls = (Cell(sampler, calls=calls) for calls in CALLS for sampler in SAMPLERS if sampler != "adaptive")
+    yield from first
+    yield from (cell for cell in by_calls if cell not in first)
     yield from (Cell("adaptive", tolerance=tolerance) for tolerance in TOLERANCES)
-    for calls in CALLS[:2]:
-        yield from (Cell(sampler, grid, calls) for grid in GRIDS if grid != "uniform" for sampler in ON_GRIDS)
+    grids = [kind for kind in GRIDS if kind not in ("uniform", "trailing")]  # which for this schedule are the same
+    yield from (Cell(sampler, grid, calls) for calls in CALLS[:2] for grid in grids for sampler in ON_GRIDS)
 
 
 def measure(cell: Cell, number: int) -> tuple[dict[str, object], Tensor]:
@@ -107,20 +107,23 @@ def main() -> None:
     def save() -> None:
         arguments.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
-    features = {pair: measure(Cell(pair[0], calls=pair[1]), arguments.number)[1] for pair in (EXACT, *CLAIM)}
-    table["claim"] = {
-        "of": CLAIM,
-        "number": arguments.number,
-        "frechet difference": difference(*map(features.get, CLAIM)),
-    }
-    print(table["claim"], flush=True)
+    features: dict[tuple[str, int], Tensor] = {}
     for cell in cells():
-        wanted = cell.key | {"number": arguments.number}
-        if not any(wanted.items() <= row.items() for row in table["rows"]):
-            row, found = measure(cell, arguments.number)
+        wanted, pair = cell.key | {"number": arguments.number}, (cell.sampler, cell.calls)
+        known = any(wanted.items() <= row.items() for row in table["rows"])
+        if known and (cell.grid != "uniform" or pair not in (EXACT, *CLAIM)):
+            continue
+        row, found = measure(cell, arguments.number)
+        if cell.grid == "uniform":
+            features[pair] = found
+        if not known:
             table["rows"].append(row | {"excess": difference(found, features[EXACT])})
             print(table["rows"][-1], flush=True)
             save()
+    first, second = (features[pair] for pair in CLAIM)
+    table["claim"] = {"of": CLAIM, "number": arguments.number, "frechet difference": difference(first, second)}
+    print(table["claim"])
+    save()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,19 @@ import time
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from coursekit.diffusion import LinearVP
 from coursekit.diffusion.grids import Path, time_grid
-from coursekit.diffusion.samplers import ddim, ddpm
+from coursekit.diffusion.samplers import ddim, ddpm, dpmpp_2m, unipc
 
 STEPS, SHAPE, ANIMALS = 50, (16, 1, 28, 28), (4096, 1, 28, 28)
+SAMPLERS = {  # both with their coefficients computed on the way
+    "DDPM": (ddpm, lambda: DDPMScheduler(1000, clip_sample=False, prediction_type="sample")),
+    "DDIM": (ddim, lambda: DDIMScheduler(1000, clip_sample=False, prediction_type="sample")),
+    "DPM-Solver++ 2M": (dpmpp_2m, lambda: DPMSolverMultistepScheduler(1000, prediction_type="sample")),
+    "UniPC": (unipc, lambda: UniPCMultistepScheduler(1000, prediction_type="sample")),
+}
 
 
 def medians(functions: dict[str, Callable[[], object]], rounds: int = 30) -> dict[str, float]:
@@ -49,20 +55,17 @@ def look_up() -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: Path.along(schedule, time_grid(schedule, STEPS)), of_diffusers
 
 
-def overhead(stochastic: bool) -> tuple[Callable[[], object], Callable[[], object]]:
+def overhead(name: str) -> tuple[Callable[[], object], Callable[[], object]]:
     """A whole run of STEPS steps whose network costs nothing: what remains is the sampler."""
-    schedule = LinearVP()
-    path = Path.along(schedule, time_grid(schedule, STEPS))
-    theirs = (DDPMScheduler if stochastic else DDIMScheduler)(1000, clip_sample=False, prediction_type="sample")
-    theirs.set_timesteps(STEPS)
-    x, estimate = torch.randn(SHAPE), torch.randn(SHAPE)
-    step = ddpm if stochastic else ddim
+    (step, scheduler), schedule = SAMPLERS[name], LinearVP()
+    theirs, x, estimate = scheduler(), torch.randn(SHAPE), torch.randn(SHAPE)
 
     def ours() -> None:
-        for _ in step(lambda x, i: estimate, x, path):
+        for _ in step(lambda x, t: estimate, x, Path.along(schedule, time_grid(schedule, STEPS))):
             pass
 
     def of_diffusers() -> None:
+        theirs.set_timesteps(STEPS)  # multi-step schedulers hold the state of one run
         state = x
         for t in theirs.timesteps:
             state = theirs.step(estimate, t, state).prev_sample
@@ -80,8 +83,8 @@ def main() -> None:
         rows.append((name, found["ours"] / count * 1e6, found["theirs"] / count * 1e6))
 
     measure("schedule look-up, per step", look_up(), STEPS)
-    measure("DDPM sampler without the network, per step", overhead(True), STEPS)
-    measure("DDIM sampler without the network, per step", overhead(False), STEPS)
+    for name in SAMPLERS:
+        measure(f"{name} without the network, per step", overhead(name), STEPS)
 
     chain, theirs = LinearVP().discretised(1000), DDPMScheduler(1000)
     x, noise, out = torch.randn(ANIMALS), torch.randn(ANIMALS), torch.empty(ANIMALS)

@@ -21,6 +21,7 @@ from coursekit import evaluation, plots, recipes
 from coursekit.checkpoints import read_tensors
 from coursekit.data import load_animals
 from coursekit.diffusion import fit
+from coursekit.diffusion.grids import GRIDS
 from coursekit.diffusion.samplers import SAMPLERS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -77,6 +78,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Diffusion only: steps of the sampler; 30.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"Diffusion only, one of {', '.join(SAMPLERS)}; heun.")] = None,
+    grid: Annotated[str | None, typer.Option(help=f"Diffusion only, one of {', '.join(GRIDS)}; uniform.")] = None,
 ) -> None:
     """Draw animals: float32 (N, 1, 28, 28) in [-1, 1] with their labels, or a labelled grid."""
     with _plain_errors():
@@ -84,7 +86,7 @@ def sample(
             raise ValueError(f"--out must end in .png or .npz, got {out.name!r}")
         model, y = recipes.load(checkpoint), evaluation.shares(number)
         generator = coursekit.seed_everything(seed)
-        settings = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "grid": grid}
         given = {name: value for name, value in settings.items() if value is not None}
         images = evaluation.draw_animals(model, y, generator, **given)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -64,10 +64,9 @@ def steps_within(sampler: str | Sampler, calls: int) -> int:
         [10, 5, 9]
     """
     sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
-    costs = {steps: _cost(sampler, steps) for steps in (*range(1, calls + 1), calls + 8)}
-    within = [steps for steps, cost in costs.items() if cost <= calls]
-    if not within or costs[calls + 8] == costs[calls]:
-        raise ValueError(f"calls must fix the steps of the sampler, got {calls}: one step costs {costs[1]}")
+    within = [steps for steps in range(1, calls + 1) if _cost(sampler, steps) <= calls]
+    if not within or _cost(sampler, calls + 8) == _cost(sampler, calls):
+        raise ValueError(f"calls must suffice for a step, and steps decide the calls, got calls = {calls}")
     return within[-1]
 
 

@@ -15,6 +15,7 @@ from coursekit.__main__ import app
 from coursekit.boltzmann import RBM
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.data import from_pixels, load_animals
+from coursekit.diffusion import GRIDS, SAMPLERS
 from coursekit.evaluation import draw_animals, evaluate_likelihood, evaluate_samples, shares
 from coursekit.metrics import recognised_share
 from coursekit.pixels import binarise
@@ -76,6 +77,17 @@ def test_sample_writes_arrays_in_equal_shares(trained: Path, tmp_path: Path) -> 
     run(*words)
     with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as file:
         np.testing.assert_allclose(file["images"], first, atol=1e-5)
+
+
+def test_sample_takes_every_sampler_and_grid(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.npz"
+    words = ("sample", trained, "--number", 2, "--steps", 2, "--out", out)
+    for more in (*(("--sampler", name) for name in SAMPLERS), *(("--grid", kind) for kind in GRIDS)):
+        result = run(*words, *more)
+        assert result.exit_code == 0, result.output
+        with np.load(out, allow_pickle=False) as file:
+            assert np.isfinite(file["images"]).all()
+    assert "grid must be one of uniform" in run(*words, "--grid", "cubic").output
 
 
 def test_sample_draws_a_picture(trained: Path, tmp_path: Path) -> None:

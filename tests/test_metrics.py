@@ -93,6 +93,29 @@ def test_frechet_of_equal_distributions_is_near_zero_whatever_the_sample_size():
         assert np.mean([result.low <= 0 <= result.high for result in results]) >= 0.8
 
 
+def test_frechet_difference_is_a_difference_whose_interval_pairing_narrows():
+    """Two samples from the same noise: their distances to a third err together, their difference does not."""
+    covered, widths = 0, []
+    for seed in range(20):
+        noise, real = normal(200, 6, seed=2 * seed), normal(300, 6, seed=2 * seed + 1)
+        a, b = noise + 0.3, 1.02 * noise + 0.1  # 6 * 0.3^2 - (6 * 0.1^2 + 6 * 0.02^2)
+        result = metrics.frechet_difference(a, b, real, 60, generator=seeded(seed))
+        covered += result.low <= 6 * (0.3**2 - 0.1**2 - 0.02**2) <= result.high
+        apart = metrics.frechet_difference(a, b.flip(0), real, 60, generator=seeded(seed))
+        widths.append((result.high - result.low) / (apart.high - apart.low))
+        swapped = metrics.frechet_difference(b, a, real, 60, generator=seeded(seed))
+        assert swapped.value == pytest.approx(-result.value, abs=1e-9)
+    assert covered >= 17
+    assert np.mean(widths) < 0.85
+    parts = [metrics.frechet_distance(x, real, 2).plug_in for x in (a, b)]
+    assert metrics.frechet_difference(a, b, real, 400).value == pytest.approx(parts[0] - parts[1], abs=0.1)
+
+
+def test_frechet_difference_wants_pairs():
+    with pytest.raises(ValueError, match="paired, got 5 and 6 rows"):
+        metrics.frechet_difference(normal(5, 2), normal(6, 2), normal(7, 2))
+
+
 def test_frechet_is_reproducible():
     x, y = normal(50, 3), normal(60, 3, seed=1)
     draw = partial(metrics.frechet_distance, x, y, resamples=20)

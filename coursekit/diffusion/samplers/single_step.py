@@ -38,19 +38,18 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     for i in range(len(path)):
-        x = ancestral_step(denoise, x, path, i, generator, eta)
+        x = ancestral_step(x, path, i, denoise(x, path.times[i]), generator, eta)
         yield x
 
 
 def ancestral_step(
-    denoise: Denoise, x: Tensor, path: Path, i: int, generator: torch.Generator | None, eta: float = 1.0
+    x: Tensor, path: Path, i: int, estimate: Tensor, generator: torch.Generator | None, eta: float = 1.0
 ) -> Tensor:
-    """The step of `ddim` from level i to i + 1."""
+    """The step of `ddim` from level i to i + 1, given the estimate of x_0."""
     alpha, sigma, alpha_next, sigma_next = path.alpha[i], path.sigma[i], path.alpha[i + 1], path.sigma[i + 1]
     posterior = (sigma_next / sigma) ** 2 * max(0.0, sigma**2 - (alpha / alpha_next * sigma_next) ** 2)
     fresh = eta**2 * posterior  # variance of the new noise
     a = math.sqrt(max(0.0, sigma_next**2 - fresh)) / sigma
-    estimate = denoise(x, path.times[i])
     x = torch.add(x * a, estimate, alpha=alpha_next - a * alpha)
     return x if fresh == 0 else x.add_(torch.empty_like(x).normal_(generator=generator), alpha=math.sqrt(fresh))
 

@@ -46,7 +46,7 @@ def dpmpp_2m_sde(
         past = [denoise(x, path.times[i]), *past[:1]]
         weights = mean_weights(path, i, range(i, i - len(past), -1), coordinate)
         guess = past[0] if len(past) == 1 else torch.lerp(past[0], past[1], weights[1])
-        x = ancestral_step(lambda x, t, guess=guess: guess, x, path, i, generator)
+        x = ancestral_step(x, path, i, guess, generator)
         yield x
     yield denoise(x, path.times[-1])
 
@@ -141,7 +141,7 @@ def pc(
     if not snr > 0 or corrections < 0:
         raise ValueError(f"snr > 0 and corrections >= 0 are wanted, got {snr} and {corrections}")
     for i in range(len(path) - 1):
-        x = ancestral_step(denoise, x, path, i, generator)
+        x = ancestral_step(x, path, i, denoise(x, path.times[i]), generator)
         for _ in range(corrections):
             x = _langevin_step(denoise, x, path.level(i + 1), snr, generator)
         yield x
