@@ -16,11 +16,11 @@ from coursekit.data import load_animals
 from coursekit.diffusion import ClassifierFree, Denoiser, LinearVP, time_grid
 from coursekit.diffusion.grids import Grid, Path
 from coursekit.diffusion.samplers import SAMPLERS, Recorder, Sampler, sample
-from coursekit.estimates import Estimate
+from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.evaluation import shares
 from coursekit.metrics import FrechetDistance, features_of, frechet_distance, recognised_share
 
-__all__ = ["Drawn", "Quality", "draw_counted", "quality", "steps_within"]
+__all__ = ["Drawn", "Quality", "draw_counted", "flow_distance", "quality", "steps_within"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,18 @@ def quality(judge: nn.Module, drawn: Drawn, seed: int = 0) -> Quality:
     features, real = features_of(judge, drawn.images), features_of(judge, load_animals("test").images)
     distance = frechet_distance(features, real, generator=torch.Generator().manual_seed(seed))
     return Quality(distance, recognised_share(judge, drawn.images, drawn.y), features)
+
+
+def flow_distance(drawn: Drawn, exact: Drawn) -> Estimate:
+    """How far a sampler that adds no noise ends from where the flow itself leads, from the same noise.
+
+    Returns:
+        The mean over pictures of the root mean square difference of their pixels, in units of [-1, 1].
+
+    Raises:
+        ValueError: if the classes asked for differ.
+    """
+    if not torch.equal(drawn.y, exact.y):
+        raise ValueError(f"drawn and exact must be of the same classes, got {len(drawn.y)} and {len(exact.y)} pictures")
+    distances = (drawn.images - exact.images).square().flatten(1).mean(1).sqrt()
+    return bootstrap_interval(distances, generator=torch.Generator().manual_seed(0))

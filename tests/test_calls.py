@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coursekit.calls import draw_counted, quality, steps_within
+from coursekit.calls import draw_counted, flow_distance, quality, steps_within
 from coursekit.classifiers import ConvClassifier
 from coursekit.diffusion import SAMPLERS, Denoiser, Rectified
 from coursekit.diffusion.samplers import deis, pc
@@ -52,6 +52,15 @@ def test_calls_are_counted_and_noise_is_shared(model: Denoiser) -> None:
     assert not torch.equal(first, other)
     by_ddim = draw_counted(model, "ddim", 1, number=12, batch_size=6).images  # one step: D of the noise itself
     torch.testing.assert_close(by_ddim, draw_counted(model, "euler", 1, number=12, batch_size=6).images)
+
+
+def test_distance_to_the_flow_falls_with_the_order(model: Denoiser) -> None:
+    exact = draw_counted(model, "heun", 64, number=10)
+    far, near = (flow_distance(draw_counted(model, name, 8, number=10), exact) for name in ("ddim", "heun"))
+    assert near.high < far.low
+    assert flow_distance(exact, exact).value == 0
+    with pytest.raises(ValueError, match="same classes, got 11 and 10 pictures"):
+        flow_distance(draw_counted(model, "ddim", 1, number=11), exact)
 
 
 def test_quality_judges_by_the_classes_asked_for(model: Denoiser) -> None:
