@@ -151,13 +151,13 @@ def main() -> None:
     def save() -> None:
         arguments.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
+    if table.get("claim", {}).get("number") != arguments.claim_number:
+        table["claim"] = claim(arguments.claim_number)
+        print(table["claim"], flush=True)
+        save()
     judged(table, arguments.number, save)
     if table.get("flow", {}).get("number") != arguments.flow_number:
         flow(table, arguments.flow_number, save)
-    if table.get("claim", {}).get("number") != arguments.claim_number:
-        table["claim"] = claim(arguments.claim_number)
-    print(table["claim"])
-    save()
 
 
 if __name__ == "__main__":

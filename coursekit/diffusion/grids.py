@@ -4,13 +4,13 @@ A grid is a function (schedule, steps, t_max) -> N times that fall strictly from
 last time goes to clean data, which is no time to look at. Some quantity takes equal steps:
 
     uniform     t, from t_max to 0
-    quadratic   sqrt(t), likewise                   (Song et al., 2020, arXiv 2010.02502, appendix D.3)
+    quadratic   sqrt(t), likewise                   (Song et al., 2020, arXiv 2010.02502, appendix D)
     angle       phi = atan2(sigma, alpha), from phi(t_max) to phi(0)
     angle^2     sqrt(phi), likewise: the last level falls as 1/N^2, so that the jump from it to clean data, whose error
                 is of the order of its square, does not hide what a sampler of order 3 or 4 has gained
     karras      (sigma / alpha)^(1/7), from 80 to 0.002 as far as the schedule reaches
                                                     (Karras et al., 2022, arXiv 2206.00364, eq. 5)
-    log-snr     log(alpha / sigma), likewise        (Lu et al., 2022, arXiv 2206.00927, section 3.4)
+    log-snr     log(alpha / sigma), likewise        (Lu et al., 2022, arXiv 2206.00927)
     trailing    t = t_max k / T, k = the whole number nearest to T (N - i) / N, i = 0..N-1, in a chain of T = 1000 steps
     leading     k = 1 + (N - 1 - i) floor(T / N)    (both: Lin et al., 2023, arXiv 2305.08891, table 2)
 

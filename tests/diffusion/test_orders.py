@@ -132,7 +132,7 @@ def test_a_corrector_repairs_what_the_predictor_spoils() -> None:
 def test_adaptive_error_follows_the_tolerance(name: str) -> None:
     """Each time that the tolerance falls by 100 the error falls by at least 10, down to the last level's square."""
     errors, calls = [], []
-    for tolerance in (1e-2, 1e-4, 1e-6, 1e-8):
+    for tolerance in (1e-2, 1e-4, 1e-6):
         solver = partial(adaptive, rtol=tolerance, atol=tolerance, last=1e-5)
         errors.append(flow_error(DEEP[name], solver, 1, "uniform"))
         recorder = Recorder(ExactDenoiser(mixture(), DEEP[name]))

@@ -10,7 +10,7 @@ right-hand side is the "v" of Salimans and Ho, 2022, arXiv 2202.00512, appendix 
 
 A sampler is a generator function (denoise, x, path, generator) that yields x after each of the N steps,
 denoise(x, t) being the estimate of x_0 at time t. Coefficients are computed once, in float64, as Python
-numbers: a step is two or three tensor operations around the network. The last step returns the denoiser's mean.
+numbers: a step is a few tensor operations around the network. The last step returns the denoiser's mean.
 
     name         function      calls      order   what a step does
     ddpm         ddpm          N          1       ancestral: the posterior of the chain, with fresh noise

@@ -66,8 +66,9 @@ def mean_weights(path: Path, i: int, nodes: Sequence[int], coordinate: Coordinat
     """The weights w_j of D at the levels `nodes`, i among them, in the mean of D over the step from i to i + 1.
 
     Of two nodes, D at the middle of the step in u: the rule of DPM-Solver++(2M), arXiv 2211.01095, and of UniPC,
-    arXiv 2302.04867, section 3.4. Of more, the exact mean of the polynomial, by quadrature. A node where u is infinite
-    has weight 0; if it is i itself, D_i alone counts.
+    arXiv 2302.04867. Of more, the exact mean of the polynomial, by quadrature. A node where u is infinite has weight 0;
+    if it is i itself, D_i alone counts. The last of three nodes or more has weight 0 too if otherwise the |w_j| would
+    add up to more than 5.5, one and a half times what they do on short equal steps: by so much would errors of D grow.
     """
     r = {j: path.alpha[j] / path.sigma[j] for j in {*nodes, i, i + 1}}
     u = {j: float(coordinate(r[j])) for j in r}
@@ -80,6 +81,8 @@ def mean_weights(path: Path, i: int, nodes: Sequence[int], coordinate: Coordinat
         found = {a: 1 - share, b: share}
     else:
         found = _exact_weights(r[i], r[i + 1], {j: u[j] for j in finite}, coordinate)
+    if len(finite) > 2 and sum(map(abs, found.values())) > 5.5:
+        return [*mean_weights(path, i, nodes[:-1], coordinate), 0.0]
     return [found.get(j, 0.0) for j in nodes]
 
 
