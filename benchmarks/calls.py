@@ -33,7 +33,7 @@ from coursekit.estimates import Estimate
 from coursekit.metrics import features_of, frechet_difference
 from coursekit.recipes import load_released
 
-CALLS = (5, 10, 20, 40)
+FEW, CALLS = (1, 2, 3), (5, 10, 20, 40)
 ON_GRIDS = ("euler", "dpm++2m", "deis", "unipc")
 TOLERANCES = (0.1, 0.03, 0.01)
 FLOW_GRIDS = ("uniform", "angle", "karras", "log-snr")
@@ -61,7 +61,7 @@ class Cell:
 def cells() -> Iterator[Cell]:
     """All of them, those that others are compared with first."""
     first = [Cell(sampler, calls=calls) for sampler, calls in (EXACT, CLAIM[1])]
-    by_calls = (Cell(sampler, calls=calls) for calls in CALLS for sampler in SAMPLERS if sampler != "adaptive")
+    by_calls = (Cell(s, calls=calls) for calls in (*FEW, *CALLS) for s in SAMPLERS if s != "adaptive")
     yield from first
     yield from (cell for cell in by_calls if cell not in first)
     yield from (Cell("adaptive", tolerance=tolerance) for tolerance in TOLERANCES)
