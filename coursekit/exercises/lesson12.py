@@ -1,0 +1,228 @@
+"""Checks of lesson 12, "Diffusion V: one model, many names".
+
+Symbols as in the lesson: x_t = alpha x_0 + sigma eps; y = x_0 + s eps is EDM's noisy point; tau = 1 - t is the clock of
+flow matching, 0 for noise; lambda is the log-SNR; D is a number of coordinates, or a guess of x_0.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from coursekit.exercises import Verdict, ask, compare, correct, exercise, refuse
+
+__all__ = ["bits", "progressive_target", "share_left", "velocity_from_edm", "weight_of_cosine"]
+
+BATCH = 128  # pairs in exercise 12.5
+
+
+@exercise
+def velocity_from_edm(answer: Callable) -> Verdict:
+    """Exercise 12.1: (denoise(y, s), x (N, D), tau) -> u = E[x_0 - eps | x] at x = tau x_0 + (1 - tau) eps."""
+    x, tau = torch.randn(5, 2, generator=_generator(), dtype=torch.float64), 0.3
+    s = (1 - tau) / tau
+    guess = _denoise(x / tau, s)
+    return compare(
+        ask(answer, _denoise, x, tau),
+        (guess - x) / (1 - tau),
+        mistakes={
+            "your velocity points to the noise: flow matching's clock runs from noise to data": (x - guess) / (1 - tau),
+            "you asked at x: EDM's point is y = x_0 + s eps, so divide x by what multiplies x_0": (_denoise(x, s) - x)
+            / (1 - tau),
+            "s is upside down: the noise of y is (1 - tau) / tau": (_denoise(x / tau, tau / (1 - tau)) - x) / (1 - tau),
+            "s = 1 - tau is the noise of x; that of y = x / tau is larger": (_denoise(x / tau, 1 - tau) - x)
+            / (1 - tau),
+            "s = tau is the share of the data, not the noise": (_denoise(x / tau, tau) - x) / (1 - tau),
+            "you multiplied x by tau where you must divide": (_denoise(x * tau, s) - x) / (1 - tau),
+            "you divided by tau: the way that is left, from x to the guess, takes the time 1 - tau": (guess - x) / tau,
+            "you forgot to divide by the time that is left, 1 - tau": guess - x,
+            "that is EDM's own slope, (y - D) / s: a velocity in another clock, of another point": (x / tau - guess)
+            / s,
+            "the distance is that from x / tau: the point of flow matching is x": (guess - x / tau) / (1 - tau),
+            "that is the guess itself": guess,
+        },
+        what="your velocity",
+        why="the same picture at the same log-SNR, asked on another axis; then the way that is left, in the time left",
+    )
+
+
+@exercise
+def weight_of_cosine(answer: Callable) -> Verdict:
+    """Exercise 12.2: lambda (N,) -> w(lambda) of (12.9) for eps, the cosine schedule and uniform times."""
+    lam = torch.linspace(-9, 9, 13, dtype=torch.float64)
+    wanted = 1 / (math.pi * torch.cosh(lam / 2))
+    return compare(
+        ask(answer, lam),
+        wanted,
+        mistakes={
+            "the 2 of (12.9) is missing, or 2 sin cos was taken for sin cos: w = 2 / |d lambda/dt|": wanted / 2,
+            "twice too much: sin cos = 1 / (2 cosh(lambda / 2))": 2 * wanted,
+            "pi is missing: d lambda/dt = -pi / (sin cos)": math.pi * wanted,
+            "that is d lambda/dt: divide by it, since dt = d lambda / |d lambda/dt|": -2 / wanted,
+            "that is |d lambda/dt|: divide by it, since dt = d lambda / |d lambda/dt|": 2 / wanted,
+            "w is negative: take the absolute value, as lambda falls while t grows": -wanted,
+            "that is the weight of v on the cosine schedule (12.10): for eps, c = 1": 2 / math.pi * torch.exp(-lam / 2),
+            "that is flow matching's weight on the straight line": torch.exp(-lam / 2),
+            "the half is missing: tan = exp(-lambda / 2), not exp(-lambda)": 1 / (math.pi * torch.cosh(lam)),
+        },
+        what="your weight",
+        why="1 / (pi cosh(lambda / 2)): symmetric, and largest at lambda = 0, where a picture is decided",
+    )
+
+
+@exercise
+def bits(answer: Callable) -> Verdict:
+    """Exercise 12.3: (log-densities (N,) in nats, dims) -> bits per dimension of pictures in [-1, 1], 256 levels."""
+    density, dims = torch.tensor([2400.0, 1800.0, -50.0], dtype=torch.float64), 784
+    bare = -density / (dims * math.log(2))
+    width = 2 / 255
+    return compare(
+        ask(answer, density, dims),
+        bare - math.log2(width),
+        mistakes={
+            "nats are reported: divide by log 2 as well, the whole": (bare - math.log2(width)) * math.log(2),
+            "nats are reported: divide the log-density by log 2": -density / dims - math.log2(width),
+            "the offset is forgotten: a probability is a density times the volume of a bin": bare,
+            "the offset has its sign flipped: bins are small, so a probability costs more bits": bare
+            + math.log2(width),
+            "bins of 1/256 belong to pixels in [0, 1): here 256 levels cover [-1, 1]": bare + 8,
+            "bins of 1/255 belong to pixels in [0, 1]: here the levels are 2/255 apart": bare + math.log2(255),
+            "2/256 would be the width if the levels were middles of bins that fill [-1, 1]; with levels on both ends "
+            "they are 2/255 apart": bare + 7,
+            "the offset counts once for all dimensions: it belongs to each": bare - math.log2(width) / dims,
+            "the sign of the log-density is lost: likely pictures cost few bits": -bare - math.log2(width),
+            "that is the total: per dimension, divide by dims": (bare - math.log2(width)) * dims,
+        },
+        what="your bits",
+        why="a bin is 2/255 wide, so each dimension costs log2(127.5) = 6.994 bits more than the bare density says",
+    )
+
+
+@exercise
+def progressive_target(answer: Callable) -> Verdict:
+    """Exercise 12.4: (x_t, denoise(x, i), alpha (3,), sigma (3,)) -> D* of (12.21)."""
+    x = torch.randn(4, 2, generator=_generator(), dtype=torch.float64)
+    middle = torch.tensor([[0.3, 0.6, 0.8], [0.95, 0.8, 0.6]], dtype=torch.float64)
+    clean = torch.tensor([[0.3, 0.6, 1.0], [0.95, 0.8, 0.0]], dtype=torch.float64)
+    for (alpha, sigma), where in ((middle, "your target"), (clean, "your target, if the last level is clean data,")):
+        verdict = compare(
+            ask(answer, x, _teacher, alpha, sigma),
+            _target(x, alpha, sigma),
+            mistakes=_wrong_targets(x, alpha, sigma),
+            what=where,
+            why="one step under D* lands where two steps of the teacher land; the student learns to say it",
+        )
+        if not verdict.passed:
+            return verdict
+    return verdict
+
+
+@exercise
+def share_left(answer: Callable, smallest: int) -> Verdict:
+    """Exercise 12.5: (x, noise (n, D)) -> optimal mean squared distance / 2 D; the first D = 2^k that saves < 1/4."""
+    for D in (2, 16):
+        x, noise = torch.randn(2, 40, D, generator=_generator())
+        cost, scale = torch.cdist(x, noise).square(), 2 * D
+        best = _optimal(cost) / scale
+        verdict = compare(
+            ask(answer, x, noise),
+            best,
+            mistakes={
+                "that is the share that is saved: one minus it is left": 1 - best,
+                "nothing was paired: that is the distance as drawn": float(cost.diagonal().mean()) / scale,
+                "every point took its nearest partner, and some partners serve twice: a pairing is one to one": float(
+                    cost.min(1).values.mean() / scale
+                ),
+                "you minimised and averaged the distances, not their squares": _optimal(cost.sqrt()) / scale,
+                "the pairs minimise the distances: minimise their squares": _by(cost.sqrt(), cost) / scale,
+                "that is the sum over the batch: take the mean": best * len(x),
+                "you divided by D: independent pairs are 2 D apart": 2 * best,
+                "you did not divide by 2 D": best * scale,
+                "that is the longest pairing: costs are minimised": _by(-cost, cost) / scale,
+            },
+            what=f"your share in {D} dimensions",
+            rtol=1e-3,
+        )
+        if not verdict.passed:
+            return verdict
+    return _smallest_dimension(smallest)
+
+
+def _smallest_dimension(smallest: int) -> Verdict:
+    if isinstance(smallest, bool) or not isinstance(smallest, int) or smallest < 1 or smallest & (smallest - 1):
+        return refuse(f"your share is right; the dimension should be a power of two, got {smallest!r}")
+    if smallest < 128:
+        return refuse(f"your share is right, but in {smallest} dimensions batches of {BATCH} save a quarter or more")
+    if smallest > 128:
+        return refuse(
+            f"your share is right, but {smallest} is not the smallest: 128 dimensions save less than a quarter too"
+        )
+    return correct(
+        "about a fifth is saved in 128 dimensions, three tenths in 64: in many dimensions all partners are almost equally far"
+    )
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(12)
+
+
+def _denoise(y: Tensor, s: float) -> Tensor:
+    """The best denoiser of N(m, diag(v)): linear, different in each coordinate."""
+    mean, variance = y.new_tensor([0.7, -0.4]), y.new_tensor([0.5, 2.0])
+    return mean + variance / (variance + s**2) * (y - mean)
+
+
+def _teacher(x: Tensor, i: int) -> Tensor:
+    return torch.tanh(x + 0.5 * i) * (1 - 0.2 * i)
+
+
+def _step(x: Tensor, guess: Tensor, here: int, there: int, alpha: Tensor, sigma: Tensor) -> Tensor:
+    keep = sigma[there] / sigma[here]
+    return keep * x + (alpha[there] - keep * alpha[here]) * guess
+
+
+def _ends(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the teacher is after one step and after two."""
+    middle = _step(x, _teacher(x, 0), 0, 1, alpha, sigma)
+    return middle, _step(middle, _teacher(middle, 1), 1, 2, alpha, sigma)
+
+
+def _solve(x: Tensor, end: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    keep = sigma[2] / sigma[0]
+    return (end - keep * x) / (alpha[2] - keep * alpha[0])
+
+
+def _target(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return _solve(x, _ends(x, alpha, sigma)[1], alpha, sigma)
+
+
+def _wrong_targets(x: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """What common mistakes would give instead of `_target`."""
+    middle, end = _ends(x, alpha, sigma)
+    keep = sigma[2] / sigma[0]
+    return {
+        "that is where the teacher arrives: the guess that leads there in one step is wanted": end,
+        "that is the teacher's guess at t: it leads where one long step does, so ask again after the first": _teacher(
+            x, 0
+        ),
+        "that is the teacher's second guess, which leads from u to s: the student steps from t": _teacher(middle, 1),
+        "you took r x away from the wrong point: it is x_t that the step keeps": (end - keep * middle)
+        / (alpha[2] - keep * alpha[0]),
+        "r is upside down: sigma_s / sigma_t": (end - x / keep) / (alpha[2] - alpha[0] / keep),
+        "the sign in the denominator is flipped: alpha_s - r alpha_t": (end - keep * x) / (alpha[2] + keep * alpha[0]),
+        "r is missing in the denominator: alpha_s - r alpha_t": (end - keep * x) / (alpha[2] - alpha[0]),
+        "you divided by alpha_s alone": (end - keep * x) / alpha[2],
+        "the teacher took one step only": _solve(x, middle, alpha, sigma),
+    }
+
+
+def _by(order: Tensor, cost: Tensor) -> float:
+    """Mean cost of the pairs whose sum of `order` is smallest."""
+    rows, columns = linear_sum_assignment(order.numpy())
+    return float(cost[rows, columns].mean())
+
+
+def _optimal(cost: Tensor) -> float:
+    return _by(cost, cost)
