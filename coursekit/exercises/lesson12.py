@@ -160,7 +160,8 @@ def _smallest_dimension(smallest: int) -> Verdict:
             f"your share is right, but {smallest} is not the smallest: 128 dimensions save less than a quarter too"
         )
     return correct(
-        "about a fifth is saved in 128 dimensions, three tenths in 64: in many dimensions all partners are almost equally far"
+        "about a fifth is saved in 128 dimensions, three tenths in 64: with many dimensions all partners are almost "
+        "equally far"
     )
 
 
