@@ -102,7 +102,7 @@ def bits(answer: Callable) -> Verdict:
 
 @exercise
 def progressive_target(answer: Callable) -> Verdict:
-    """Exercise 12.4: (x_t, denoise(x, i), alpha (3,), sigma (3,)) -> D* of (12.21)."""
+    """Exercise 12.4: (x_t, denoise(x, i), alpha (3,), sigma (3,)) -> D* of (12.22)."""
     x = torch.randn(4, 2, generator=_generator(), dtype=torch.float64)
     middle = torch.tensor([[0.3, 0.6, 0.8], [0.95, 0.8, 0.6]], dtype=torch.float64)
     clean = torch.tensor([[0.3, 0.6, 1.0], [0.95, 0.8, 0.0]], dtype=torch.float64)
