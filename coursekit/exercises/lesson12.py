@@ -11,9 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from coursekit.exercises import Verdict, ask, compare, correct, exercise, refuse
+from coursekit.exercises import Verdict, ask, compare, correct, exercise, first_refusal, parts, refuse
 
-__all__ = ["bits", "progressive_target", "share_left", "velocity_from_edm", "weight_of_cosine"]
+__all__ = ["bits", "consistency_pair", "share_left", "velocity_from_edm", "weight_of_cosine"]
 
 BATCH = 128  # pairs in exercise 12.5
 
@@ -101,22 +101,36 @@ def bits(answer: Callable) -> Verdict:
 
 
 @exercise
-def progressive_target(answer: Callable) -> Verdict:
-    """Exercise 12.4: (x_t, denoise(x, i), alpha (3,), sigma (3,)) -> D* of (12.22)."""
-    x = torch.randn(4, 2, generator=_generator(), dtype=torch.float64)
-    middle = torch.tensor([[0.3, 0.6, 0.8], [0.95, 0.8, 0.6]], dtype=torch.float64)
-    clean = torch.tensor([[0.3, 0.6, 1.0], [0.95, 0.8, 0.0]], dtype=torch.float64)
-    for (alpha, sigma), where in ((middle, "your target"), (clean, "your target, if the last level is clean data,")):
-        verdict = compare(
-            ask(answer, x, _teacher, alpha, sigma),
-            _target(x, alpha, sigma),
-            mistakes=_wrong_targets(x, alpha, sigma),
-            what=where,
-            why="one step under D* lands where two steps of the teacher land; the student learns to say it",
-        )
-        if not verdict.passed:
-            return verdict
-    return verdict
+def consistency_pair(answer: Callable) -> Verdict:
+    """Exercise 12.4: (x_0, eps, denoise(x, i), f(x, i), alpha (2,), sigma (2,)) -> f(x_t, t) and f(x_u, u)."""
+    x_0, eps = torch.randn(2, 4, 2, generator=_generator(), dtype=torch.float64)
+    alpha, sigma = torch.tensor([[0.4, 0.7], [0.9, 0.6]], dtype=torch.float64)
+    said, target = parts(ask(answer, x_0, eps, _teacher, _student, alpha, sigma), ("f(x_t, t)", "f(x_u, u)"))
+    x_t = alpha[0] * x_0 + sigma[0] * eps
+    x_u = _step(x_t, _teacher(x_t, 0), alpha, sigma)
+    first = compare(
+        said,
+        _student(x_t, 0),
+        mistakes={
+            "the two are exchanged: first what the student says at t, then what it should say": _student(x_u, 1),
+            "the student was asked at u: x_t is the noisier point, level 0": _student(x_t, 1),
+            "that is the teacher's guess at t: the student's answer is f(x_t, 0)": _teacher(x_t, 0),
+            "that is x_t itself: ask the student about it": x_t,
+            "the student was asked about clean data: noise them first": _student(x_0, 0),
+        },
+        what="what the student says",
+    )
+    second = compare(
+        target,
+        _student(x_u, 1),
+        mistakes=_wrong_targets(x_0, eps, alpha, sigma),
+        what="the target",
+    )
+    return first_refusal(
+        first,
+        second,
+        praise="one path, two places, one answer: the teacher only has to know the short way between neighbours",
+    )
 
 
 @exercise
@@ -179,43 +193,40 @@ def _teacher(x: Tensor, i: int) -> Tensor:
     return torch.tanh(x + 0.5 * i) * (1 - 0.2 * i)
 
 
-def _step(x: Tensor, guess: Tensor, here: int, there: int, alpha: Tensor, sigma: Tensor) -> Tensor:
-    keep = sigma[there] / sigma[here]
-    return keep * x + (alpha[there] - keep * alpha[here]) * guess
+def _student(x: Tensor, i: int) -> Tensor:
+    return torch.sin(1.3 * x - 0.4 * i) * (1 + 0.3 * i)
 
 
-def _ends(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the teacher is after one step and after two."""
-    middle = _step(x, _teacher(x, 0), 0, 1, alpha, sigma)
-    return middle, _step(middle, _teacher(middle, 1), 1, 2, alpha, sigma)
+def _step(x: Tensor, guess: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """From level 0 to level 1 under a guess of x_0."""
+    keep = sigma[1] / sigma[0]
+    return keep * x + (alpha[1] - keep * alpha[0]) * guess
 
 
-def _solve(x: Tensor, end: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    keep = sigma[2] / sigma[0]
-    return (end - keep * x) / (alpha[2] - keep * alpha[0])
-
-
-def _target(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    return _solve(x, _ends(x, alpha, sigma)[1], alpha, sigma)
-
-
-def _wrong_targets(x: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """What common mistakes would give instead of `_target`."""
-    middle, end = _ends(x, alpha, sigma)
-    keep = sigma[2] / sigma[0]
+def _wrong_targets(x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """What common mistakes would give instead of the target of `consistency_pair`."""
+    x_t = alpha[0] * x_0 + sigma[0] * eps
+    guess = _teacher(x_t, 0)
+    x_u = _step(x_t, guess, alpha, sigma)
+    upside_down = sigma[0] / sigma[1]
     return {
-        "that is where the teacher arrives: the guess that leads there in one step is wanted": end,
-        "that is the teacher's guess at t: it leads where one long step does, so ask again after the first": _teacher(
-            x, 0
+        "x_u was made of x_0 and eps: that asks no teacher (it is consistency training, another method); here the "
+        "teacher steps from x_t": _student(alpha[1] * x_0 + sigma[1] * eps, 1),
+        "the student was asked at t: x_u is at level 1": _student(x_u, 0),
+        "that is the teacher's guess: the target is what the student itself says a step further": guess,
+        "that is x_u: ask the student about it": x_u,
+        "the target is the clean data: regression on x_0 gives the mean of all ends, not the end of this path": x_0,
+        "f was asked about x_t: the teacher's step is missing": _student(x_t, 1),
+        "the teacher was asked at u: it steps away from t, level 0": _student(
+            _step(x_t, _teacher(x_t, 1), alpha, sigma), 1
         ),
-        "that is the teacher's second guess, which leads from u to s: the student steps from t": _teacher(middle, 1),
-        "you took r x away from the wrong point: it is x_t that the step keeps": (end - keep * middle)
-        / (alpha[2] - keep * alpha[0]),
-        "r is upside down: sigma_s / sigma_t": (end - x / keep) / (alpha[2] - alpha[0] / keep),
-        "the sign in the denominator is flipped: alpha_s - r alpha_t": (end - keep * x) / (alpha[2] + keep * alpha[0]),
-        "r is missing in the denominator: alpha_s - r alpha_t": (end - keep * x) / (alpha[2] - alpha[0]),
-        "you divided by alpha_s alone": (end - keep * x) / alpha[2],
-        "the teacher took one step only": _solve(x, middle, alpha, sigma),
+        "r is upside down: sigma_u / sigma_t": _student(
+            upside_down * x_t + (alpha[1] - upside_down * alpha[0]) * guess, 1
+        ),
+        "the guess was put in place of x_u: noise is left at u": _student(guess, 1),
+        "eps stands where the teacher's own noise belongs, (x_t - alpha_t guess) / sigma_t": _student(
+            alpha[1] * guess + sigma[1] * eps, 1
+        ),
     }
 
 

@@ -21,24 +21,33 @@ def bits(density, dims):
     return -density / (dims * math.log(2)) + math.log2(255 / 2)
 
 
-def step(x, guess, i, j, alpha, sigma):
-    r = sigma[j] / sigma[i]
-    return r * x + (alpha[j] - r * alpha[i]) * guess
+def step(x, guess, alpha, sigma):
+    return alpha[1] * guess + sigma[1] * (x - alpha[0] * guess) / sigma[0]
 
 
-def ends(x, denoise, alpha, sigma):
-    middle = step(x, denoise(x, 0), 0, 1, alpha, sigma)
-    return middle, step(middle, denoise(middle, 1), 1, 2, alpha, sigma)
+def pair(x_0, eps, D, f, alpha, sigma):
+    x_t = alpha[0] * x_0 + sigma[0] * eps
+    return f(x_t, 0), f(step(x_t, D(x_t, 0), alpha, sigma), 1)
 
 
-def target(x, denoise, alpha, sigma):
-    r = sigma[2] / sigma[0]
-    return (ends(x, denoise, alpha, sigma)[1] - r * x) / (alpha[2] - r * alpha[0])
+def target(change):
+    """A wrong target: change(x_0, eps, x_t, x_u, D, f, alpha, sigma) instead of f(x_u, 1)."""
+
+    def wrong(x_0, eps, D, f, alpha, sigma):
+        x_t = alpha[0] * x_0 + sigma[0] * eps
+        x_u = step(x_t, D(x_t, 0), alpha, sigma)
+        return f(x_t, 0), change(x_0, eps, x_t, x_u, D, f, alpha, sigma)
+
+    return wrong
 
 
-def target_with(change):
-    """A wrong target: change(x, middle, end, r, alpha, sigma) instead of the right solution."""
-    return lambda x, denoise, a, s: change(x, *ends(x, denoise, a, s), s[2] / s[0], a, s)
+def said(change):
+    """A wrong first answer: change(x_0, x_t, D, f) instead of f(x_t, 0)."""
+
+    def wrong(x_0, eps, D, f, alpha, sigma):
+        return change(x_0, alpha[0] * x_0 + sigma[0] * eps, D, f), pair(x_0, eps, D, f, alpha, sigma)[1]
+
+    return wrong
 
 
 def share(x, noise):
@@ -57,7 +66,7 @@ SOLUTIONS = {
     check.velocity_from_edm: (velocity,),
     check.weight_of_cosine: (weight,),
     check.bits: (bits,),
-    check.progressive_target: (target,),
+    check.consistency_pair: (pair,),
     check.share_left: (share, 128),
 }
 
@@ -92,44 +101,33 @@ MISTAKES = [
     (check.bits, (lambda p, d: -p / (d * math.log(2)) + math.log2(127.5) / d,), "it belongs to each"),
     (check.bits, (lambda p, d: p / (d * math.log(2)) + math.log2(127.5),), "cost few bits"),
     (check.bits, (lambda p, d: bits(p, d) * d,), "total"),
-    (check.progressive_target, (lambda x, D, a, s: ends(x, D, a, s)[1],), "where the teacher arrives"),
-    (check.progressive_target, (lambda x, D, a, s: D(x, 0),), "one long step does"),
-    (check.progressive_target, (lambda x, D, a, s: D(ends(x, D, a, s)[0], 1),), "second guess"),
+    (check.consistency_pair, (lambda *a: pair(*a)[::-1],), "exchanged"),
+    (check.consistency_pair, (said(lambda x_0, x_t, D, f: f(x_t, 1)),), "asked at u"),
+    (check.consistency_pair, (said(lambda x_0, x_t, D, f: D(x_t, 0)),), "teacher's guess at t"),
+    (check.consistency_pair, (said(lambda x_0, x_t, D, f: x_t),), "x_t itself"),
+    (check.consistency_pair, (said(lambda x_0, x_t, D, f: f(x_0, 0)),), "clean data"),
+    (check.consistency_pair, (lambda *a: pair(*a)[0],), "return 2 values"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: f(a[1] * x + s[1] * e, 1)),), "no teacher"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: f(u, 0)),), "asked at t"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: D(t, 0)),), "a step further"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: u),), "that is x_u"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: x),), "mean of all ends"),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: f(t, 1)),), "step is missing"),
     (
-        check.progressive_target,
-        (
-            lambda x, D, a, s: (
-                (step(ends(x, D, a, s)[0], D(x, 0), 1, 2, a, s) - s[2] / s[0] * x) / (a[2] - s[2] / s[0] * a[0])
-            ),
-        ),
-        "ask again",
+        check.consistency_pair,
+        (target(lambda x, e, t, u, D, f, a, s: f(step(t, D(t, 1), a, s), 1)),),
+        "steps away from t",
     ),
     (
-        check.progressive_target,
-        (target_with(lambda x, m, e, r, a, s: (e - s[2] / s[1] * m) / (a[2] - s[2] / s[1] * a[1])),),
-        "from u to s",
-    ),
-    (check.progressive_target, (target_with(lambda x, m, e, r, a, s: (e - r * m) / (a[2] - r * a[0])),), "wrong point"),
-    (
-        check.progressive_target,
-        (target_with(lambda x, m, e, r, a, s: (e - x / r) / (a[2] - a[0] / r)),),
+        check.consistency_pair,
+        (target(lambda x, e, t, u, D, f, a, s: f(s[0] / s[1] * t + (a[1] - s[0] / s[1] * a[0]) * D(t, 0), 1)),),
         "upside down",
     ),
+    (check.consistency_pair, (target(lambda x, e, t, u, D, f, a, s: f(D(t, 0), 1)),), "noise is left at u"),
     (
-        check.progressive_target,
-        (target_with(lambda x, m, e, r, a, s: (e - r * x) / (a[2] + r * a[0])),),
-        "sign in the denominator",
-    ),
-    (
-        check.progressive_target,
-        (target_with(lambda x, m, e, r, a, s: (e - r * x) / (a[2] - a[0])),),
-        "missing in the denominator",
-    ),
-    (check.progressive_target, (target_with(lambda x, m, e, r, a, s: (e - r * x) / a[2]),), "alpha_s alone"),
-    (
-        check.progressive_target,
-        (target_with(lambda x, m, e, r, a, s: (m - r * x) / (a[2] - r * a[0])),),
-        "one step only",
+        check.consistency_pair,
+        (target(lambda x, e, t, u, D, f, a, s: f(a[1] * D(t, 0) + s[1] * e, 1)),),
+        "own noise",
     ),
     (check.share_left, (lambda x, e: 1 - share(x, e), 128), "is saved"),
     (check.share_left, (lambda x, e: (x - e).square().sum(1).mean() / (2 * x.shape[1]), 128), "nothing was paired"),
