@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.autoregressive
 	$(PY) -m benchmarks.flows
 	$(PY) -m benchmarks.modes
+	$(PY) -m benchmarks.couplings
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -60,8 +60,8 @@ def train(
         coursekit.seed_everything(seed)
         network = recipe.build()
         every = None if state is None else state_every
-        history = fit(network, recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed, checkpoint=state,
-                      checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
+        history = fit(recipe.begin(network), recipe.pictures("train"), steps=steps, seconds=seconds, seed=seed,
+                      checkpoint=state, checkpoint_every=every, resume=resume, **recipe.fit)  # fmt: skip
         recipes.save(out, model, network.cpu())
         facts = _facts(seed) | {"steps": history.total_steps, "training seconds": round(history.seconds, 1)}
         _sidecar(out).write_text(json.dumps(facts | {"metrics": {}}, indent=2) + "\n", encoding="utf-8")
@@ -101,6 +101,8 @@ def evaluate(
     number: Annotated[int, typer.Option(min=100, help="How many animals to draw, if the model draws.")] = 2000,
     seed: Seed = 0,
     guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Diffusion only: steps of the sampler; 30.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"Diffusion only, one of {', '.join(SAMPLERS)}; heun.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Also put the numbers into the .json beside it.")] = False,
 ) -> None:
     """Measure a model against the test split of the animals."""
@@ -113,7 +115,8 @@ def evaluate(
         elif not evaluation.draws(model):
             numbers = evaluation.evaluate_classifier(model)
         else:
-            settings = {} if guidance is None else {"guidance": guidance}
+            given = {"guidance": guidance, "steps": steps, "sampler": sampler}
+            settings = {name: value for name, value in given.items() if value is not None}
             y = evaluation.shares(number)
             labels = y if getattr(model, "num_classes", None) is not None else None
             images = evaluation.draw_animals(model, y, generator, **settings)
@@ -126,7 +129,7 @@ def evaluate(
             typer.echo(f"{name}: {value}")
         if write:
             facts = json.loads(_sidecar(checkpoint).read_text(encoding="utf-8"))
-            facts["metrics"] = numbers | {"command": _command()}
+            facts["metrics" if steps is None else f"metrics, steps = {steps}"] = numbers | {"command": _command()}
             _sidecar(checkpoint).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ perfect model would reach.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -70,10 +71,11 @@ def draw_animals(
         y: the classes.
         generator: source of the noise.
         batch_size: how many are drawn at once.
-        **settings: of a `Denoiser`: `sampler`, `steps` and `guidance` (heun, 30 and 1.5 if not given).
+        **settings: of a `Denoiser`: `sampler`, `steps` and `guidance` (heun, 30 and 1.5 if not given); of another
+            model: those that its `sample` takes, such as the `steps` of a `ConsistencyModel`.
 
     Raises:
-        ValueError: if the model does not draw, or if settings are given to one that has none.
+        ValueError: if the model does not draw, or if settings are given that it does not have.
     """
     if not draws(model):
         raise ValueError(f"model must draw pictures, got a {type(model).__name__}")
@@ -84,9 +86,10 @@ def draw_animals(
             for part in y.split(batch_size)
         ]
     else:
-        if settings:
-            raise ValueError(f"{', '.join(settings)} can be set for diffusion only, not for {type(model).__name__}")
-        parts = [model.sample(len(part), part, generator) for part in y.split(batch_size)]
+        foreign = settings.keys() - inspect.signature(model.sample).parameters.keys()
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)} can be set for diffusion only, not for {type(model).__name__}")
+        parts = [model.sample(len(part), part, generator, **settings) for part in y.split(batch_size)]
     return torch.cat(parts).clamp(-1, 1)
 
 

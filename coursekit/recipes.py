@@ -20,12 +20,15 @@ from coursekit.boltzmann import RBM, PersistentChains
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
-from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified
+from coursekit.diffusion import ClassifierFree, Cosine, Denoiser, LogitNormal, Rectified, time_grid
 from coursekit.diffusion.batches import mirror
+from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
+from coursekit.diffusion.latent import LatentDiffusion
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
+from coursekit.diffusion.progressive import FewSteps, ProgressiveDistillation
 from coursekit.flows import image_flow
 from coursekit.gan import image_gan
-from coursekit.networks import UNet
+from coursekit.networks import TimeMLP, UNet
 from coursekit.pixels import DiscretisedLogistics, binarise
 from coursekit.vae import PixelLikelihood, conv_auto_encoder, hierarchical_image_vae, image_vae
 
@@ -41,12 +44,15 @@ class Recipe:
         fit: keywords for `coursekit.diffusion.fit`, all but the budget and the seed.
         seconds: the budget of `python -m coursekit train` if none is given, for two quiet cores.
         prepare: from pictures in [-1, 1] to what the model takes for pictures, such as `binarise`; nothing if None.
+        begin: called once before training with the model; what it returns is trained in its place. Here a model
+            takes over weights of other released models, or gets a teacher that is not saved with it.
     """
 
     build: Callable[[], nn.Module]
     fit: dict[str, Any]
     seconds: float
     prepare: Callable[[Tensor], Tensor] | None = None
+    begin: Callable[[nn.Module], nn.Module] = lambda model: model
 
     def pictures(self, split: str) -> tuple[Tensor, Tensor]:
         """The animals of a split as this model takes them, and their labels.
@@ -63,6 +69,47 @@ class Recipe:
 def animals_denoiser() -> Denoiser:
     """The course's diffusion model of all ten animals: a U-Net that predicts the velocity on the straight line."""
     return Denoiser(UNet(), Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
+
+
+def animals_codes() -> LatentDiffusion:
+    """The auto-encoder of 16 numbers, and a perceptron that predicts the velocity of its codes."""
+    network = TimeMLP(16, width=256, depth=4, num_classes=10)
+    denoiser = Denoiser(network, Rectified(), prediction="velocity", times=LogitNormal(), num_classes=10)
+    return LatentDiffusion(conv_auto_encoder(latent=16, width=16), denoiser)
+
+
+def begin_codes(model: LatentDiffusion) -> LatentDiffusion:
+    """Take over the released auto-encoder, and the scale of its codes from the train split and its mirror images."""
+    model.auto_encoder.load_state_dict(load_released("auto-encoder").state_dict())
+    images = load_animals("train").images
+    return model.standardise(torch.cat([images, images.flip(-1)]))
+
+
+def animals_teacher() -> nn.Module:
+    """What the fast samplers learn from: the released diffusion model with guidance 1.5."""
+    return ClassifierFree(load_released("diffusion"), 1.5)
+
+
+def animals_in_steps(k: int) -> FewSteps:
+    """The course's diffusion network, to be asked at k times only."""
+    return FewSteps(animals_denoiser(), time_grid(Rectified(), k), (1, 28, 28))
+
+
+def begin_progressive(student: FewSteps) -> ProgressiveDistillation:
+    """Start where the teacher is: the guided model with 8 steps, or the released student with twice as many."""
+    times = time_grid(Rectified(), 2 * student.steps)
+    if student.steps == 4:
+        student.denoiser.load_state_dict(load_released("diffusion").state_dict())
+        return ProgressiveDistillation(animals_teacher(), student, times)
+    teacher = load_released(f"progressive-{2 * student.steps}")
+    student.load_state_dict(teacher.state_dict())
+    return ProgressiveDistillation(teacher, student, times)
+
+
+def begin_consistency(student: ConsistencyModel) -> ConsistencyDistillation:
+    """Start where the teacher is."""
+    student.denoiser.load_state_dict(load_released("diffusion").state_dict())
+    return ConsistencyDistillation(animals_teacher(), student)
 
 
 PIXELCNN_FIT: dict[str, Any] = {
@@ -84,6 +131,17 @@ VAE_FIT: dict[str, Any] = {
     "warmup": 50,
     "decay": 0.5,
     "ema_half_life": 200.0,
+    "ema_ramp": 0.08,
+    "augment": mirror,
+    "clip": None,
+}
+
+DISTILLATION_FIT: dict[str, Any] = {
+    "batch_size": 64,
+    "optimizer": partial(muon_and_adamw, lr=2e-3, lr_rest=1e-3, outside=("time", "label", "enter", "leave")),
+    "warmup": 20,
+    "decay": 0.8,
+    "ema_half_life": 100.0,
     "ema_ramp": 0.08,
     "augment": mirror,
     "clip": None,
@@ -175,11 +233,36 @@ RECIPES: dict[str, Recipe] = {
         seconds=120,
     ),
     "auto-encoder": Recipe(lambda: conv_auto_encoder(latent=16, width=16), VAE_FIT, seconds=60),
+    "latent-diffusion": Recipe(
+        animals_codes,
+        {
+            "batch_size": 256,
+            "optimizer": partial(muon_and_adamw, lr=3e-3, lr_rest=2e-3, outside=("time", "label", "point")),
+            "warmup": 50,
+            "decay": 0.5,
+            "ema_half_life": 300.0,
+            "ema_ramp": 0.08,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=120,
+        begin=begin_codes,
+    ),
     "vae": Recipe(lambda: image_vae(num_classes=10, width=16), VAE_FIT, seconds=90, prepare=binarise),
     "vae-levels": Recipe(
         lambda: hierarchical_image_vae(likelihood=PixelLikelihood(DiscretisedLogistics(3)), num_classes=10, width=16),
         VAE_FIT,
         seconds=300,
+    ),
+    **{
+        f"progressive-{k}": Recipe(partial(animals_in_steps, k), DISTILLATION_FIT, seconds=300, begin=begin_progressive)
+        for k in (4, 2, 1)
+    },
+    "consistency": Recipe(
+        lambda: ConsistencyModel(animals_denoiser(), (1, 28, 28)),
+        DISTILLATION_FIT,
+        seconds=300,
+        begin=begin_consistency,
     ),
 }
 """Every model that `python -m coursekit train` can make, by name."""

@@ -147,6 +147,15 @@ class DiscreteChain(nn.Module):
         out = torch.mul(x_0, alpha, out=out)
         return out.addcmul_(noise.to(out.dtype), sigma.to(out.dtype))
 
+    def level(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_k and sigma_k, of the shape of the whole numbers k in 0..T.
+
+        Raises:
+            ValueError: if a step lies outside 0..T (looked at on the CPU only).
+        """
+        alpha, sigma = self._gather(k, self.alpha, self.sigma)
+        return alpha, sigma
+
     def posterior(self, x_0: Tensor, x_k: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (N, ...) and variance (N, 1, ...) of q(x_{k-1} | x_k, x_0), for k = 1..T.
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from coursekit.diffusion.chain import expand
 from coursekit.diffusion.losses import WEIGHTINGS, ImportanceSampled, Stratified, Times, Weighting, edm
 from coursekit.diffusion.schedules import Schedule
+from coursekit.diffusion.transport import Coupling, refuse_coupled
 from coursekit.gmm import GaussianMixture
 
 __all__ = ["PREDICTIONS", "Denoiser", "ExactDenoiser", "Prediction"]
@@ -92,10 +93,13 @@ class Denoiser(nn.Module):
         sigma_data: the data's standard deviation; inputs are scaled by 1 / sqrt(alpha^2 sigma_data^2 + sigma^2)
             to unit variance, which for sigma_data = 1 leaves a variance-preserving x_t as it is.
         t_min, t_max: the times the network meets; t_min > 0 keeps 1 / sigma finite.
+        coupling: which noise goes with which x_0 in a batch, such as `MinibatchTransport()`; as drawn if None. With
+            one the model has a velocity but no score: see `coursekit.diffusion.transport`.
 
     Raises:
         ValueError: for an unknown name, an impossible range, or a prediction of eps or of the score where the
-            schedule leaves no signal at t_max: there x_0 = (x_t - sigma eps) / alpha divides by zero.
+            schedule leaves no signal at t_max: there x_0 = (x_t - sigma eps) / alpha divides by zero; for a score
+            under a coupling.
 
     Example:
         >>> from coursekit.diffusion.schedules import Rectified
@@ -116,6 +120,7 @@ class Denoiser(nn.Module):
         sigma_data: float = 1.0,
         t_min: float = 1e-5,
         t_max: float = 1.0,
+        coupling: Coupling | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= t_min < t_max <= 1:
@@ -130,12 +135,14 @@ class Denoiser(nn.Module):
         self.weighting: Weighting = _choose("weighting", weighting, WEIGHTINGS)
         self.times: Times = Stratified() if times is None else times
         self.num_classes, self.label_dropout = num_classes, label_dropout
-        self.sigma_data, self.t_min, self.t_max = sigma_data, t_min, t_max
+        self.sigma_data, self.t_min, self.t_max, self.coupling = sigma_data, t_min, t_max, coupling
         if self.prediction in (_eps, _score) and float(schedule.alpha(t_max)) < 1e-6:
             raise ValueError(
                 f"prediction {prediction!r} says nothing about x_0 at t_max = {t_max}, where {schedule} "
                 "leaves no signal: predict 'v' or 'x0', or take t_max below 1"
             )
+        if self.prediction is _score:
+            refuse_coupled(self, "a score")
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t] (N, ...) for x_t (N, ...), times t (N,) or (), and labels y (N,)."""
@@ -146,7 +153,12 @@ class Denoiser(nn.Module):
         return self._solve(x_t, t, y)[1]
 
     def score(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The gradient of log p_t by x_t: -E[eps | x_t] / sigma_t."""
+        """The gradient of log p_t by x_t: -E[eps | x_t] / sigma_t.
+
+        Raises:
+            ValueError: if the noise was coupled with the data in training; then this is no score.
+        """
+        refuse_coupled(self, "a score")
         return -self.eps(x_t, t, y) / expand(self.schedule.sigma(t), x_t)
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -165,6 +177,7 @@ class Denoiser(nn.Module):
         u, time_weight = self.times(len(x_0), generator, x_0.device)
         t = self.t_min + (self.t_max - self.t_min) * u
         noise = torch.empty_like(x_0, dtype=torch.float32).normal_(generator=generator)
+        noise = noise if self.coupling is None else self.coupling(x_0, noise, y)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         p, q = self.prediction(self.schedule, t, self.sigma_data)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * noise

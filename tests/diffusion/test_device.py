@@ -14,15 +14,30 @@ from coursekit.boltzmann import RBM, BoltzmannMachine, ContrastiveDivergence, Ga
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
 from coursekit.diffusion import (
     SCHEDULES,
+    ClassifierFree,
+    ConsistencyDistillation,
+    ConsistencyModel,
     Cosine,
     Denoiser,
+    EDMView,
+    FewSteps,
+    FlowView,
     ImportanceSampled,
+    LatentDiffusion,
     LinearVP,
     LogitNormal,
+    OnSchedule,
+    ProgressiveDistillation,
     Rectified,
     batches,
     engine,
+    from_ddpm,
+    from_edm,
+    from_edm_network,
+    from_eps,
+    from_velocity,
     grids,
+    time_grid,
 )
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.losses import WEIGHTINGS
@@ -52,7 +67,7 @@ from coursekit.gan import (
 from coursekit.gmm import GaussianMixture
 from coursekit.networks import MLP, ConvEncoder, TimeMLP, UNet
 from coursekit.recipes import RECIPES
-from coursekit.vae import hierarchical_image_vae, image_vae, image_vqvae, linear_vae, point_vae
+from coursekit.vae import conv_auto_encoder, hierarchical_image_vae, image_vae, image_vqvae, linear_vae, point_vae
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_accelerator
@@ -119,6 +134,10 @@ def advance(
     return run
 
 
+def labelled_denoiser(D: int = 2, num_classes: int = 2) -> Denoiser:
+    return Denoiser(TimeMLP(D, num_classes=num_classes), Rectified(), "velocity", num_classes=num_classes)
+
+
 def matched(objective: Callable[..., Tensor]) -> EnergyModel:
     return EnergyModel(MLP([2, 8, 8, 1]), 2, objective)
 
@@ -178,6 +197,22 @@ MODELS = {
         points,
     ),
     "score": (lambda: ScoreModel(TimeMLP(2), Cosine(), 2), points),
+    "coupled": (lambda: Denoiser(TimeMLP(2), Cosine(), coupling=lambda x_0, noise, y: noise.flip(0)), points),
+    "latent": (lambda: LatentDiffusion(conv_auto_encoder(4, width=8), labelled_denoiser(4, 10)), pictures),
+    "progressive": (
+        lambda: ProgressiveDistillation(
+            ClassifierFree(labelled_denoiser(), 1.5),
+            FewSteps(labelled_denoiser(), time_grid(Rectified(), 8)[::2], (2,)),
+            time_grid(Rectified(), 8),
+        ),
+        labelled_points,
+    ),
+    "consistency": (
+        lambda: ConsistencyDistillation(
+            ClassifierFree(labelled_denoiser(), 1.5), ConsistencyModel(labelled_denoiser(), (2,))
+        ),
+        labelled_points,
+    ),
 }
 
 
@@ -190,7 +225,7 @@ def test_a_step_stays_on_the_device(name: str, device: torch.device) -> None:
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_step_of_every_recipe_stays_on_the_device(recipe: str, device: torch.device) -> None:
     keywords = {k: v for k, v in RECIPES[recipe].fit.items() if k in ("optimizer", "augment", "clip", "weight_decay")}
-    advance(RECIPES[recipe].build, pictures, device, **keywords)
+    advance(lambda: RECIPES[recipe].begin(RECIPES[recipe].build()), pictures, device, **keywords)
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
@@ -206,6 +241,28 @@ def test_muon_and_mirroring_stay_on_the_device(device: torch.device) -> None:
     build = RECIPES["diffusion"].build
     run = advance(build, pictures, device, optimizer=muon_and_adamw, augment=mirror, clip=None)
     assert len(run.seats[0].optimizers) == 2
+
+
+ASKED = {
+    "another schedule": lambda denoiser: OnSchedule(denoiser, LinearVP()),
+    "few steps": lambda denoiser: FewSteps(denoiser, torch.tensor([1.0, 0.5]), (2,)),
+    "consistency": lambda denoiser: ConsistencyModel(denoiser, (2,)),
+    "somebody's eps": lambda denoiser: from_eps(denoiser.eps, LinearVP()),
+    "somebody's chain": lambda denoiser: from_ddpm(lambda x, k: x, LinearVP().discretised(50), Cosine()),
+    "somebody's velocity": lambda denoiser: from_velocity(FlowView(denoiser).velocity),
+    "somebody's D": lambda denoiser: from_edm(EDMView(denoiser).denoise),
+    "somebody's F": lambda denoiser: from_edm_network(EDMView(denoiser).raw),
+}
+
+
+@pytest.mark.parametrize("name", list(ASKED))
+def test_a_question_stays_on_the_device(name: str, device: torch.device) -> None:
+    with unset_fake_temporarily():
+        denoiser = Denoiser(TimeMLP(2), Rectified(), "velocity")
+        asked = ASKED[name](denoiser)
+    placed(denoiser, device)
+    x, t = torch.zeros(4, 2).to(device), torch.zeros(4).to(device)
+    assert placed(asked, device)(x, t).device.type == fake_accelerator.NAME
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
@@ -256,7 +313,7 @@ def no_synchronisation() -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_no_step_waits_for_the_gpu(recipe: str, no_synchronisation: Callable[[], None]) -> None:
     keywords = {k: v for k, v in RECIPES[recipe].fit.items() if k in ("optimizer", "augment", "clip", "weight_decay")}
-    model = RECIPES[recipe].build().cuda()
+    model = RECIPES[recipe].begin(RECIPES[recipe].build()).cuda()
     run = engine.Engine(model, pictures(), batch_size=16, lr=1e-3, ema_half_life=10.0, device="cuda", **keywords)
     run.advance(1.0)  # the first step allocates
     no_synchronisation()
