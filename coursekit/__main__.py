@@ -98,7 +98,7 @@ def sample(
 @app.command()
 def evaluate(
     checkpoint: Checkpoint,
-    number: Annotated[int, typer.Option(min=100, help="How many animals to draw, if the model draws.")] = 2000,
+    number: Annotated[int, typer.Option(min=100, help="How many animals to draw, and to score at most.")] = 2000,
     seed: Seed = 0,
     guidance: Annotated[float | None, typer.Option(help="Diffusion only: 1 is the plain conditional law; 1.5.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Diffusion only: steps of the sampler; 30.")] = None,
@@ -121,8 +121,9 @@ def evaluate(
             labels = y if getattr(model, "num_classes", None) is not None else None
             images = evaluation.draw_animals(model, y, generator, **settings)
             judge = recipes.load_released("classifier")
-            images_test, labels_test = recipe.pictures("test")
-            numbers = evaluation.evaluate_likelihood(model, images_test, labels_test, generator)
+            numbers = evaluation.evaluate_likelihood(
+                model, *_at_most(number, *recipe.pictures("test"), seed), generator
+            )
             numbers |= evaluation.evaluate_samples(judge, images, labels, generator, recipe.prepare)
             numbers |= {name: str(value) for name, value in settings.items()}
         for name, value in numbers.items():
@@ -146,6 +147,14 @@ def lessons(
         paths = lessons_module.find_lessons(names or ())
         outcomes = lessons_module.refresh(paths) if refresh else lessons_module.run(paths, build)
     raise typer.Exit(lessons_module.conclude(outcomes))
+
+
+def _at_most(number: int, images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pictures in their order, or so many drawn at random."""
+    if len(images) <= number:
+        return images, labels
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:number]
+    return images[chosen], labels[chosen]
 
 
 def _sidecar(checkpoint: Path) -> Path:

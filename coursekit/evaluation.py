@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from coursekit.boltzmann import RestrictedMachine, annealed_importance_sampling, base_rate
 from coursekit.data import from_pixels, load_animals
-from coursekit.diffusion import Denoiser, sample
+from coursekit.diffusion import Denoiser, Levels, sample
 from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.metrics import (
     classifier_two_sample_test,
@@ -136,6 +137,16 @@ def evaluate_reconstructions(
     }
 
 
+def _bound_settings(model: Denoiser, generator: torch.Generator) -> dict[str, Any]:
+    """A decoder that knows how often each level occurs, and begins where the denoiser's training did.
+
+    A denoiser without a t_min of its own has hardly been trained nearer to the data than 0.04.
+    """
+    decoder = Levels.counted(load_animals("train", dtype=torch.uint8).images)
+    t_min = model.t_min if model.t_min > 1e-3 else 0.04
+    return {"decoder": decoder, "t_min": t_min, "times": 12, "generator": generator}
+
+
 @torch.no_grad()
 def evaluate_likelihood(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, str]:
     """What a model with `log_prob(x, y)` or `log_prob_bound(x, y)` says of pictures; nothing for any other model.
@@ -150,6 +161,8 @@ def evaluate_likelihood(model: nn.Module, images: Tensor, labels: Tensor, genera
     if not exact and not hasattr(model, "log_prob_bound"):
         return {}
     log_prob = model.log_prob if exact else model.log_prob_bound
+    if isinstance(model, Denoiser):
+        log_prob = partial(log_prob, **_bound_settings(model, generator))
     images = from_pixels(images) if images.dtype == torch.uint8 else images
     nats = torch.cat([log_prob(x, y) for x, y in zip(images.split(250), labels.split(250), strict=True)])
     binary = bool((images.abs() == 1).all())

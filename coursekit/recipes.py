@@ -20,7 +20,7 @@ from coursekit.boltzmann import RBM, PersistentChains
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
-from coursekit.diffusion import ClassifierFree, Cosine, Denoiser, LogitNormal, Rectified, time_grid
+from coursekit.diffusion import CapacityTimes, ClassifierFree, Cosine, Denoiser, LogitNormal, Rectified, time_grid
 from coursekit.diffusion.batches import mirror
 from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
 from coursekit.diffusion.latent import LatentDiffusion
@@ -112,6 +112,18 @@ def begin_consistency(student: ConsistencyModel) -> ConsistencyDistillation:
     return ConsistencyDistillation(animals_teacher(), student)
 
 
+def animals_likelihood_denoiser(t_min: float = 0.015) -> Denoiser:
+    """The same network trained for its likelihood: where the bound looks, and weighted as it weighs."""
+    times = CapacityTimes(Rectified(), t_min)
+    return Denoiser(UNet(), Rectified(), "velocity", "edm", times, num_classes=10, t_min=t_min)
+
+
+def begin_likelihood(model: Denoiser) -> Denoiser:
+    """Start from the released diffusion model."""
+    model.load_state_dict(load_released("diffusion").state_dict())
+    return model
+
+
 PIXELCNN_FIT: dict[str, Any] = {
     "batch_size": 32,
     "optimizer": partial(
@@ -161,6 +173,21 @@ RECIPES: dict[str, Recipe] = {
             "clip": None,
         },
         seconds=900,
+    ),
+    "diffusion-likelihood": Recipe(
+        animals_likelihood_denoiser,
+        {
+            "batch_size": 128,
+            "optimizer": partial(muon_and_adamw, lr=3e-3, lr_rest=1.8e-3, outside=("time", "label", "enter", "leave")),
+            "warmup": 50,
+            "decay": 0.6,
+            "ema_half_life": 300.0,
+            "ema_ramp": 0.08,
+            "augment": mirror,
+            "clip": None,
+        },
+        seconds=300,
+        begin=begin_likelihood,
     ),
     "classifier": Recipe(
         ConvClassifier,

@@ -51,6 +51,14 @@ def test_training_twice_gives_the_same_file(trained: Path, tmp_path: Path) -> No
         torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6)  # to the bit with one thread
 
 
+def test_training_can_start_from_released_weights() -> None:
+    recipe, released = recipes.RECIPES["diffusion-likelihood"], recipes.load_released("diffusion")
+    model = recipe.begin(recipe.build())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), released.parameters(), strict=True))
+    assert model.training
+    assert model.t_min == model.times.t_min > released.t_min
+
+
 def test_training_goes_on_from_its_state(tmp_path: Path) -> None:
     words = ("train", "classifier", "--state", tmp_path / "state", "--state-every", 2)
     assert run(*words, "--out", tmp_path / "a.safetensors", "--steps", 2).exit_code == 0
@@ -92,6 +100,8 @@ def test_evaluate_prints_and_writes_the_numbers(trained: Path) -> None:
     numbers = json.loads(trained.with_suffix(".json").read_text())["metrics"]
     for name in ("recognised", "Frechet distance to the test split", "MMD^2 to the test split", "command"):
         assert name in numbers
+    bound = numbers["test -log p(x | y), bits/dim, at most"]  # of a model that has learned nothing
+    assert 2 < float(bound.split()[0]) < 20
     assert "Frechet distance of train to test split" in result.output
 
 
@@ -113,7 +123,7 @@ def test_evaluate_tells_what_an_auto_encoder_leaves_of_pictures(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "crystal ball", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, classifier"),
+        (("train", "crystal ball", "--out", "a", "--steps", "1"), "MODEL must be one of diffusion, diffusion-likelihood"),
         (("train", "classifier", "--out", "a", "--steps", "0"), "steps must be positive"),
         (("train", "classifier", "--out", "a", "--steps", "1", "--resume"), "want a checkpoint"),
         (("sample", "nothing.safetensors", "--out", "a.png"), "there is no checkpoint nothing.safetensors"),

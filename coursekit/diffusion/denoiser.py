@@ -23,9 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.chain import expand
+from coursekit.diffusion.likelihood.decoders import Decoder, Levels
+from coursekit.diffusion.likelihood.variational import continuous_bound
 from coursekit.diffusion.losses import WEIGHTINGS, ImportanceSampled, Stratified, Times, Weighting, edm
 from coursekit.diffusion.schedules import Schedule
 from coursekit.diffusion.transport import Coupling, refuse_coupled
+from coursekit.flows.dequantise import check_levels
 from coursekit.gmm import GaussianMixture
 
 __all__ = ["PREDICTIONS", "Denoiser", "ExactDenoiser", "Prediction"]
@@ -146,11 +149,25 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t] (N, ...) for x_t (N, ...), times t (N,) or (), and labels y (N,)."""
-        return self._solve(x_t, t, y)[0]
+        return self.estimates(x_t, t, y)[0]
+
+    def estimates(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t] and E[eps | x_t], each (N, ...), from one call of the network.
+
+        Neither is computed from the other, so both keep their digits where sigma or alpha is small.
+        """
+        t = torch.as_tensor(t, dtype=torch.float32, device=x_t.device) if not isinstance(t, Tensor) else t
+        t = t.expand(len(x_t)) if t.ndim == 0 else t
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        p, q = self.prediction(self.schedule, t, self.sigma_data)
+        F = self._network(x_t, t, alpha, sigma, y)
+        alpha, sigma, p, q = (expand(c, x_t) for c in (alpha, sigma, p, q))
+        d = alpha * q - sigma * p
+        return (q * x_t - sigma * F) / d, (alpha * F - p * x_t) / d
 
     def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[eps | x_t], the expected noise."""
-        return self._solve(x_t, t, y)[1]
+        return self.estimates(x_t, t, y)[1]
 
     def score(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The gradient of log p_t by x_t: -E[eps | x_t] / sigma_t.
@@ -163,7 +180,7 @@ class Denoiser(nn.Module):
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[dx_t/dt | x_t] = alpha' E[x_0 | x_t] + sigma' E[eps | x_t], the field of the probability-flow ODE."""
-        x_0, eps = self._solve(x_t, t, y)
+        x_0, eps = self.estimates(x_t, t, y)
         return expand(self.schedule.d_alpha(t), x_t) * x_0 + expand(self.schedule.d_sigma(t), x_t) * eps
 
     def loss(self, x_0: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -190,21 +207,39 @@ class Denoiser(nn.Module):
             self.times.update(u, (weight * error).detach())
         return (time_weight * weight * error).mean()
 
+    def log_prob_bound(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        decoder: Decoder | None = None,
+        t_min: float | None = None,
+        times: int = 32,
+    ) -> Tensor:
+        """A bound from below on log P(x | y) of pictures with the 256 levels in [-1, 1], (N,) in nats.
+
+        `coursekit.diffusion.continuous_bound` with one draw of noise, which also serves data that are no pictures.
+
+        Args:
+            x: (N, ...).
+            y: labels (N,), if the network takes them; None means its law without labels.
+            generator: of times and noise, on x's device.
+            decoder: of the last step; `Levels()` if None.
+            t_min: where the decoder begins; the denoiser's own if None.
+            times: looked at for each picture.
+
+        Raises:
+            ValueError: if a pixel is not one of the levels.
+        """
+        decoder = Levels().to(x) if decoder is None else decoder
+        settings = {"decoder": decoder, "t_min": t_min, "times": times, "generator": generator}
+        return continuous_bound(self, check_levels(x, "x") / 127.5 - 1, y, **settings).log_prob
+
     def _network(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:
         x = x_t * expand(torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2), x_t)
         if self.num_classes is None:
             return self.network(x, t)
         return self.network(x, t, torch.full((len(x),), self.num_classes, device=x.device) if y is None else y)
-
-    def _solve(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        t = torch.as_tensor(t, dtype=torch.float32, device=x_t.device) if not isinstance(t, Tensor) else t
-        t = t.expand(len(x_t)) if t.ndim == 0 else t
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        p, q = self.prediction(self.schedule, t, self.sigma_data)
-        F = self._network(x_t, t, alpha, sigma, y)
-        alpha, sigma, p, q = (expand(c, x_t) for c in (alpha, sigma, p, q))
-        d = alpha * q - sigma * p
-        return (q * x_t - sigma * F) / d, (alpha * F - p * x_t) / d
 
     def _hide(self, y: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
         if y is None or self.num_classes is None or self.label_dropout == 0:
@@ -214,9 +249,10 @@ class Denoiser(nn.Module):
 
 
 class ExactDenoiser(nn.Module):
-    """The best denoiser there is, for data from a Gaussian mixture: E[x_0 | x_t] in closed form.
+    """The best denoiser there is, for data of a known law: E[x_0 | x_t] in closed form.
 
-    It stands wherever a trained `Denoiser` can: the truth that samplers and losses are compared with.
+    The law is a Gaussian mixture or, for pictures, `Levels`: anything with `denoise(x_t, alpha, sigma)`. It stands
+    wherever a trained `Denoiser` can: the truth that samplers, losses and likelihoods are compared with.
 
     Example:
         >>> from coursekit.diffusion.schedules import LinearVP
@@ -227,10 +263,10 @@ class ExactDenoiser(nn.Module):
 
     t_max = 1.0
 
-    def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
+    def __init__(self, mixture: GaussianMixture | Levels, schedule: Schedule) -> None:
         super().__init__()
         self.mixture, self.schedule = mixture, schedule
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """E[x_0 | x_t] (N, D) for x_t (N, D) and times t (N,) or (); labels are ignored."""
+        """E[x_0 | x_t] (N, ...) for x_t (N, ...) and times t (N,) or (); labels are ignored."""
         return self.mixture.denoise(x_t, self.schedule.alpha(t), self.schedule.sigma(t))

@@ -172,7 +172,10 @@ class ImportanceSampled(nn.Module):
         return self.uniform + (1 - self.uniform) * root / root.mean()
 
     def __call__(self, n: int, generator: torch.Generator | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        u, _ = Stratified()(n, generator, device)
+        return self.warp(Stratified()(n, generator, device)[0])
+
+    def warp(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform numbers (n,) in (0, 1), bent to the density: times and weights, each (n,)."""
         density = self.density()
         edges = torch.cumsum(density, 0) / self.bins
         piece = torch.searchsorted(edges, u).clamp(max=self.bins - 1)

@@ -2,7 +2,7 @@
 
 from coursekit.flows.autoregressive import MaskedAffine, MaskedAutoregressive, MaskedSpline
 from coursekit.flows.base import Base, Bijection, Compose, Flow, Inverted, StandardNormal
-from coursekit.flows.continuous import ContinuousFlow, ExactTrace, Hutchinson, VelocityMLP
+from coursekit.flows.continuous import ContinuousFlow, ExactTrace, Hutchinson, VelocityMLP, quadratic_forms
 from coursekit.flows.coupling import (
     AffineCoupling,
     Coupling,
@@ -64,6 +64,7 @@ __all__ = [
     "image_flow",
     "masked_autoregressive_flow",
     "planar_flow",
+    "quadratic_forms",
     "radial_flow",
     "real_nvp",
     "spline_flow",

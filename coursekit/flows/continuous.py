@@ -22,7 +22,7 @@ from torchdiffeq import odeint
 from coursekit.flows.base import Bijection
 from coursekit.networks import MLP, TimeEmbedding
 
-__all__ = ["ContinuousFlow", "ExactTrace", "Hutchinson", "Velocity", "VelocityMLP"]
+__all__ = ["ContinuousFlow", "ExactTrace", "Hutchinson", "Velocity", "VelocityMLP", "quadratic_forms"]
 
 Velocity = Callable[..., Tensor]
 """v(x (N, ...), t (N,)) -> (N, ...); a velocity that depends on a context takes it as a third argument."""
@@ -131,7 +131,7 @@ class ContinuousFlow(Bijection):
             with torch.enable_grad():
                 x = state[0] if state[0].requires_grad else state[0].detach().requires_grad_()
                 v = self._velocity(x, t, context)
-                trace = sum((_product(v, x, e, learning) * e).flatten(1).sum(1) for e in probes)
+                trace = quadratic_forms(v, x, probes, learning).sum(0)
             return (v, trace) if learning else (v.detach(), trace.detach())
 
         times = torch.linspace(start, end, 2, dtype=points.dtype, device=points.device)
@@ -150,11 +150,29 @@ class ContinuousFlow(Bijection):
         return {"rtol": self.rtol, "atol": self.atol, "options": {"step_t": times}}
 
 
-def _product(v: Tensor, x: Tensor, e: Tensor, learning: bool) -> Tensor:
+def quadratic_forms(v: Tensor, x: Tensor, probes: Tensor, create_graph: bool = False) -> Tensor:
+    """e^T (dv/dx) e for each sample and probe, (count, N): their sum is the trace, or its estimate.
+
+    Args:
+        v: (N, ...) computed from x, each sample by itself; zero if it does not depend on x.
+        x: (N, ...), which requires a gradient.
+        probes: (count, N, ...) of `ExactTrace` or `Hutchinson`.
+        create_graph: whether the forms are to be differentiated themselves.
+
+    Example:
+        >>> x = torch.ones(1, 2, requires_grad=True)
+        >>> quadratic_forms(3 * x, x, ExactTrace().probes(x))
+        tensor([[3.],
+                [3.]])
+    """
+    return torch.stack([(_product(v, x, e, create_graph) * e).flatten(1).sum(1) for e in probes])
+
+
+def _product(v: Tensor, x: Tensor, e: Tensor, create_graph: bool) -> Tensor:
     """e^T dv/dx, (N, ...); zero where v does not depend on x."""
     if not v.requires_grad:
         return torch.zeros_like(x)
-    (product,) = torch.autograd.grad(v, x, e, create_graph=learning, retain_graph=True, allow_unused=True)
+    (product,) = torch.autograd.grad(v, x, e, create_graph=create_graph, retain_graph=True, allow_unused=True)
     return torch.zeros_like(x) if product is None else product
 
 

@@ -40,6 +40,19 @@ from coursekit.diffusion import (
     time_grid,
 )
 from coursekit.diffusion.batches import mirror
+from coursekit.diffusion.likelihood import (
+    CapacityTimes,
+    DiscretisedGaussian,
+    LearnedVariance,
+    Levels,
+    OptimalVariance,
+    VarianceHead,
+    capacity,
+    chain_bound,
+    chain_through,
+    continuous_bound,
+    variational,
+)
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.diffusion.samplers import SAMPLERS, draw, sample
@@ -151,6 +164,20 @@ MODELS = {
     "importance": (
         lambda: Denoiser(TimeMLP(2, num_classes=2), Cosine(), num_classes=2, times=ImportanceSampled()),
         labelled_points,
+    ),
+    "capacity": (
+        lambda: Denoiser(TimeMLP(2), Cosine(), weighting="edm", times=CapacityTimes(Cosine(), 0.01), t_min=0.01),
+        points,
+    ),
+    "learned variance": (
+        lambda: LearnedVariance(
+            RECIPES["diffusion"].build().requires_grad_(False), VarianceHead(), time_grid(Rectified(), 20)
+        ),
+        pictures,
+    ),
+    "hybrid": (
+        lambda: LearnedVariance(Denoiser(TimeMLP(2), LinearVP()), TimeMLP(4, outputs=2), time_grid(LinearVP(), 20)),
+        points,
     ),
     "critic": (
         lambda: Critic(MLP([2, 8, 1]), Minimax(), lambda n, _: torch.zeros(n, 2), corrupt=InstanceNoise(Cosine(), 0.5)),
@@ -275,6 +302,23 @@ def test_sampling_stays_on_the_device(sampler: str, device: torch.device, monkey
     monkeypatch.setattr(grids.Path, "along", lambda *_: path)
     x = sample(denoiser, (4, 1, 28, 28), sampler, 3, y, guidance=1.5, x_T=noise)
     assert x.device.type == fake_accelerator.NAME
+
+
+def test_bounds_stay_on_the_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = placed(RECIPES["diffusion"].build(), device)
+    y, x = torch.zeros(4, dtype=torch.long).to(device), torch.zeros(4, 1, 28, 28).to(device)
+    with unset_fake_temporarily():  # tables and ends are computed on the host, from numbers
+        (chain, t), most = chain_through(Rectified(), time_grid(Rectified(), 5)), float(capacity(Rectified(), 0.02))
+        variance, decoder = OptimalVariance(torch.linspace(0, 4, 5), torch.ones(5)), Levels()
+    monkeypatch.setattr(variational, "chain_through", lambda *_: (placed(chain, device), t.float().to(device)))
+    monkeypatch.setattr(variational, "capacity", lambda schedule, t: most * (1 - t))
+    monkeypatch.setattr(variational, "ends", lambda *_: (0.02, 1.0))
+    settings = {"variance": placed(variance, device), "terms": 2, "draws": 2}
+    for bound in (
+        chain_bound(denoiser, x, y, times=t, decoder=DiscretisedGaussian(), **settings),
+        continuous_bound(denoiser, x, y, decoder=placed(decoder, device), times=2),
+    ):
+        assert bound.nats.device.type == fake_accelerator.NAME
 
 
 class Fetching(Denoiser):
