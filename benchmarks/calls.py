@@ -33,7 +33,7 @@ from coursekit.estimates import Estimate
 from coursekit.metrics import features_of, frechet_difference
 from coursekit.recipes import load_released
 
-CALLS = (5, 10, 20, 40)
+FEW, CALLS = (1, 2, 3), (5, 10, 20, 40)
 ON_GRIDS = ("euler", "dpm++2m", "deis", "unipc")
 TOLERANCES = (0.1, 0.03, 0.01)
 FLOW_GRIDS = ("uniform", "angle", "karras", "log-snr")
@@ -60,7 +60,7 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """All of them."""
-    for calls in CALLS:
+    for calls in (*FEW, *CALLS):
         yield from (Cell(sampler, calls=calls) for sampler in SAMPLERS if sampler != "adaptive")
     yield Cell(CLAIM[1][0], calls=CLAIM[1][1])
     yield from (Cell("adaptive", tolerance=tolerance) for tolerance in TOLERANCES)
