@@ -59,11 +59,10 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """All of them, those that others are compared with first."""
-    first = [Cell(sampler, calls=calls) for sampler, calls in (EXACT, CLAIM[1])]
-    by_calls = (Cell(s, calls=calls) for calls in (*FEW, *CALLS) for s in SAMPLERS if s != "adaptive")
-    yield from first
-    yield from (cell for cell in by_calls if cell not in first)
+    """All of them."""
+    for calls in (*FEW, *CALLS):
+        yield from (Cell(sampler, calls=calls) for sampler in SAMPLERS if sampler != "adaptive")
+    yield Cell(CLAIM[1][0], calls=CLAIM[1][1])
     yield from (Cell("adaptive", tolerance=tolerance) for tolerance in TOLERANCES)
     grids = [kind for kind in GRIDS if kind not in ("uniform", "trailing")]  # which for this schedule are the same
     yield from (Cell(sampler, grid, calls) for calls in CALLS[:2] for grid in grids for sampler in ON_GRIDS)
@@ -93,19 +92,18 @@ def _numbers(estimate: Estimate) -> list[float]:
 
 def judged(table: dict, number: int, save: Callable[[], None]) -> None:
     """Fill in the rows that are missing."""
-    features: dict[tuple[str, int | None], Tensor] = {}
-    for cell in cells():
-        wanted, pair = cell.key | {"number": number}, (cell.sampler, cell.calls)
-        known = any(wanted.items() <= row.items() for row in table["rows"])
-        if known and (cell.grid != "uniform" or pair != EXACT):
-            continue
-        row, found = measure(cell, number)
-        if cell.grid == "uniform":
-            features[pair] = found
-        if not known:
-            table["rows"].append(row | {"excess": difference(found, features[EXACT])})
-            print(table["rows"][-1], flush=True)
-            save()
+
+    def known(cell: Cell) -> bool:
+        wanted = cell.key | {"number": number}
+        return any(wanted.items() <= row.items() for row in table["rows"])
+
+    missing = [cell for cell in cells() if not known(cell)]
+    exact = measure(Cell(EXACT[0], calls=EXACT[1]), number)[1] if missing else None
+    for cell in missing:
+        row, features = measure(cell, number)
+        table["rows"].append(row | {"excess": difference(features, exact)})
+        print(table["rows"][-1], flush=True)
+        save()
 
 
 def claim(number: int) -> dict[str, object]:
@@ -151,13 +149,13 @@ def main() -> None:
     def save() -> None:
         arguments.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
+    judged(table, arguments.number, save)
+    if table.get("flow", {}).get("number") != arguments.flow_number:
+        flow(table, arguments.flow_number, save)
     if table.get("claim", {}).get("number") != arguments.claim_number:
         table["claim"] = claim(arguments.claim_number)
         print(table["claim"], flush=True)
         save()
-    judged(table, arguments.number, save)
-    if table.get("flow", {}).get("number") != arguments.flow_number:
-        flow(table, arguments.flow_number, save)
 
 
 if __name__ == "__main__":

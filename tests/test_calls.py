@@ -1,5 +1,6 @@
 """What is counted as a call, and that every sampler starts from the same noise."""
 
+import json
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from coursekit.calls import draw_counted, flow_distance, quality, steps_within
 from coursekit.classifiers import ConvClassifier
+from coursekit.data import find_data
 from coursekit.diffusion import SAMPLERS, Denoiser, Rectified
 from coursekit.diffusion.samplers import deis, pc
 
@@ -69,3 +71,24 @@ def test_quality_judges_by_the_classes_asked_for(model: Denoiser) -> None:
     assert found.frechet.low <= found.frechet.value <= found.frechet.high
     assert 0 <= found.recognised.value <= 1
     assert len(found.features) == 40
+
+
+def test_the_table_of_the_course_is_whole_and_bears_out_what_is_said() -> None:
+    """Made by the command that it names: every sampler at 5, 10, 20 and 40 calls, and DPM-Solver++ 2M against Euler."""
+    table = json.loads(find_data("sampler-calls.json").read_text(encoding="utf-8"))
+    assert table["command"].startswith("python -m benchmarks.calls")
+    rows = {(row["sampler"], row["grid"], row["budget"]): row for row in table["rows"]}
+    for name in SAMPLERS:
+        for calls in (5, 10, 20, 40) if name != "adaptive" else ():
+            row = rows[name, "uniform", calls]
+            assert calls - 1 <= row["calls"] <= calls
+            assert row["steps"] == steps_within(name, calls)
+            assert row["frechet"][1] <= row["frechet"][0] <= row["frechet"][2]
+    value, low, high = table["claim"]["frechet difference"]
+    assert table["claim"]["of"] == [["dpm++2m", 10], ["euler", 30]]
+    assert low <= value <= high < 0.05  # no worse, to within what 500 pictures can tell
+    two_exact_ones = table["flow"]["two nearly exact ones"][0]
+    flow = {(row["sampler"], row["grid"], row["budget"]): row["distance"][0] for row in table["flow"]["rows"]}
+    for name in ("dpm++2m", "deis", "unipc"):
+        assert flow[name, "uniform", 20] < flow["euler", "uniform", 20]
+    assert two_exact_ones < flow["euler", "uniform", 40]
