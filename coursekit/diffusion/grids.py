@@ -74,12 +74,12 @@ def _log_snr(schedule: Schedule, steps: int, t_max: float) -> Tensor:
 
 def _trailing(schedule: Schedule, steps: int, t_max: float) -> Tensor:
     k = torch.round(torch.arange(steps, 0, -1, dtype=torch.float64) * T / _within_chain(steps))
-    return t_max * k / T
+    return t_max * (k / T)
 
 
 def _leading(schedule: Schedule, steps: int, t_max: float) -> Tensor:
     k = 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // _within_chain(steps))
-    return t_max * k / T
+    return t_max * (k / T)
 
 
 GRIDS: dict[str, Grid] = {
