@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.completion import half_hidden, half_mixture, judge, ways
-from coursekit.diffusion import ClassifierFree, Unlabelled
+from coursekit.diffusion.guidance import ClassifierFree, Unlabelled
 from coursekit.recipes import load_released
 
 COLUMNS = "mean_error", "error", "spread", "seam"

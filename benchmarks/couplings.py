@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from coursekit.data import TOYS
-from coursekit.diffusion import Denoiser, MinibatchTransport, Rectified, bend, fit, sample
+from coursekit.diffusion import Denoiser, Rectified, fit, sample
+from coursekit.diffusion.transport import MinibatchTransport, bend
 from coursekit.networks import TimeMLP
 
 COUPLINGS = {"independent": None, "optimal transport": MinibatchTransport()}

@@ -24,25 +24,23 @@ import torch
 from torch import Tensor
 
 from coursekit.data import load_animals
-from coursekit.diffusion import (
+from coursekit.diffusion import Denoiser, fit, time_grid
+from coursekit.diffusion.likelihood import (
     BinNoise,
-    Denoiser,
     DiscretisedGaussian,
     GaussianNoise,
     LearnedVariance,
     Levels,
     OptimalVariance,
     VarianceHead,
+    capacity,
     capacity_grid,
     chain_bound,
     continuous_bound,
     dequantised_log_prob,
-    fit,
     lower_variance,
-    time_grid,
     upper_variance,
 )
-from coursekit.diffusion.likelihood import capacity
 from coursekit.estimates import Estimate, mean_interval
 from coursekit.flows import Hutchinson
 from coursekit.pixels import bits_per_dim

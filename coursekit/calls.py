@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.data import load_animals
-from coursekit.diffusion import ClassifierFree, Denoiser, LinearVP, time_grid
+from coursekit.diffusion import Denoiser, LinearVP, time_grid
 from coursekit.diffusion.grids import Grid, Path
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.samplers import SAMPLERS, Recorder, Sampler, sample
 from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.evaluation import shares

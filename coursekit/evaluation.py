@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from coursekit.boltzmann import RestrictedMachine, annealed_importance_sampling, base_rate
 from coursekit.data import from_pixels, load_animals
-from coursekit.diffusion import Denoiser, Levels, sample
+from coursekit.diffusion import Denoiser, sample
+from coursekit.diffusion.likelihood import Levels
 from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.metrics import (
     classifier_two_sample_test,

@@ -20,12 +20,14 @@ from coursekit.boltzmann import RBM, PersistentChains
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.classifiers import ConvClassifier, NoiseAwareClassifier, random_affine
 from coursekit.data import find_data, load_animals
-from coursekit.diffusion import CapacityTimes, ClassifierFree, Cosine, Denoiser, LogitNormal, Rectified, time_grid
+from coursekit.diffusion import Cosine, Denoiser, LogitNormal, Rectified, time_grid
 from coursekit.diffusion.batches import mirror
-from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
+from coursekit.diffusion.distillation.consistency import ConsistencyDistillation, ConsistencyModel
+from coursekit.diffusion.distillation.progressive import FewSteps, ProgressiveDistillation
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.latent import LatentDiffusion
+from coursekit.diffusion.likelihood import CapacityTimes
 from coursekit.diffusion.optimizers import GradientDescent, muon_and_adamw
-from coursekit.diffusion.progressive import FewSteps, ProgressiveDistillation
 from coursekit.diffusion.ranks import is_main_process, whole
 from coursekit.flows import image_flow
 from coursekit.gan import image_gan

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from coursekit.diffusion import (
+from coursekit.diffusion.guidance import (
     AutoGuidance,
     ClassifierFree,
     ClassifierGuidance,

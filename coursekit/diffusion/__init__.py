@@ -1,49 +1,21 @@
-"""One noise axis x_t = alpha_t x + sigma_t eps: schedules, denoisers, the training engine, samplers and steering.
+"""One noise axis x_t = alpha_t x + sigma_t eps: schedules, denoisers, the training engine and samplers.
 
-Guidance towards a label is in `coursekit.diffusion.guidance`, samples that fit an observation are in
-`coursekit.diffusion.inverse`.
+What is here serves every lesson. What builds on it has a module of its own, from which it is imported:
+
+    guidance       towards a label: classifier, classifier-free and their kin
+    inverse        samples that fit an observation b = A x: inpainting and other linear problems
+    likelihood     bits per dimension: bounds of the chain and of its limit, and the density of the flow
+    views          one trained network as a score SDE, a DDPM, a flow or an EDM; `foreign` builds ours from theirs
+    transport      couplings of noise and data by optimal transport
+    latent         diffusion of the codes of an auto-encoder
+    distillation   students that need 4, 2 or 1 calls
+    ode            the adaptive solver behind some of these
 """
 
 from coursekit.diffusion.chain import DiscreteChain
-from coursekit.diffusion.consistency import ConsistencyDistillation, ConsistencyModel
 from coursekit.diffusion.denoiser import Denoiser, ExactDenoiser
-from coursekit.diffusion.foreign import from_ddpm, from_edm, from_edm_network, from_eps, from_score, from_velocity
 from coursekit.diffusion.grids import GRIDS, time_grid
-from coursekit.diffusion.guidance import (
-    AutoGuidance,
-    ClassifierFree,
-    ClassifierGuidance,
-    DynamicThreshold,
-    ExactClassifier,
-    ExactConditional,
-    IntervalLimited,
-    LabelledMixture,
-    Rescaled,
-    Unlabelled,
-)
-from coursekit.diffusion.inverse import DPS, MomentMatching, PiGDM, Projected, Replacement
-from coursekit.diffusion.latent import LatentDiffusion
-from coursekit.diffusion.likelihood import (
-    BinNoise,
-    CapacityTimes,
-    DiscretisedGaussian,
-    Gaussian,
-    GaussianNoise,
-    LearnedVariance,
-    Levels,
-    OptimalVariance,
-    VarianceHead,
-    capacity_grid,
-    chain_bound,
-    continuous_bound,
-    dequantised_log_prob,
-    lower_variance,
-    ode_log_prob,
-    upper_variance,
-)
 from coursekit.diffusion.losses import ImportanceSampled, LogitNormal, Stratified, Uniform
-from coursekit.diffusion.ode import Solution, odeint
-from coursekit.diffusion.progressive import FewSteps, ProgressiveDistillation
 from coursekit.diffusion.samplers import SAMPLERS, Recorder, sample
 from coursekit.diffusion.schedules import (
     EDM,
@@ -59,94 +31,31 @@ from coursekit.diffusion.schedules import (
     SubVP,
 )
 from coursekit.diffusion.training import History, fit
-from coursekit.diffusion.transport import MinibatchTransport, bend
-from coursekit.diffusion.views import (
-    DDPMView,
-    EDMView,
-    FlowView,
-    OnSchedule,
-    Preconditioning,
-    ScoreSDEView,
-    expected_data,
-)
 
 __all__ = [
-    "DPS",
     "EDM",
     "GRIDS",
     "SAMPLERS",
     "SCHEDULES",
     "VE",
-    "AutoGuidance",
-    "BinNoise",
-    "CapacityTimes",
-    "ClassifierFree",
-    "ClassifierGuidance",
-    "ConsistencyDistillation",
-    "ConsistencyModel",
     "Cosine",
-    "DDPMView",
     "Denoiser",
     "DiscreteChain",
-    "DiscretisedGaussian",
-    "DynamicThreshold",
-    "EDMView",
-    "ExactClassifier",
-    "ExactConditional",
     "ExactDenoiser",
-    "FewSteps",
-    "FlowView",
-    "Gaussian",
-    "GaussianNoise",
     "History",
     "ImportanceSampled",
-    "IntervalLimited",
-    "LabelledMixture",
-    "LatentDiffusion",
-    "LearnedVariance",
-    "Levels",
     "LinearVP",
     "LogitNormal",
-    "MinibatchTransport",
-    "MomentMatching",
-    "OnSchedule",
-    "OptimalVariance",
-    "PiGDM",
-    "Preconditioning",
-    "ProgressiveDistillation",
-    "Projected",
     "Recorder",
     "Rectified",
-    "Replacement",
-    "Rescaled",
     "ScaledLinearVP",
     "Schedule",
-    "ScoreSDEView",
     "SigmoidAlphaBar",
     "SigmoidBetaVP",
-    "Solution",
     "Stratified",
     "SubVP",
     "Uniform",
-    "Unlabelled",
-    "VarianceHead",
-    "bend",
-    "capacity_grid",
-    "chain_bound",
-    "continuous_bound",
-    "dequantised_log_prob",
-    "expected_data",
     "fit",
-    "from_ddpm",
-    "from_edm",
-    "from_edm_network",
-    "from_eps",
-    "from_score",
-    "from_velocity",
-    "lower_variance",
-    "ode_log_prob",
-    "odeint",
     "sample",
     "time_grid",
-    "upper_variance",
 ]

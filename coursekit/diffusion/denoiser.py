@@ -218,7 +218,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """A bound from below on log P(x | y) of pictures with the 256 levels in [-1, 1], (N,) in nats.
 
-        `coursekit.diffusion.continuous_bound` with one draw of noise, which also serves data that are no pictures.
+        `likelihood.continuous_bound` with one draw of noise, which also serves data that are no pictures.
 
         Args:
             x: (N, ...).

@@ -14,9 +14,10 @@ What it costs. Given x_0 the noise is no longer N(0, I), so the law of x_t given
 
 does not hold: a coupled model has a velocity but no score. Deterministic samplers follow the velocity and are right, on
 any schedule, as the pair (x_0, eps) is the same on each; best on one that begins with pure noise, since signal that is
-left at the start is tied to the noise. Samplers that add noise, chains, and guidance read as a sum of scores are not;
-`Denoiser.score` and the views that need a score refuse a coupled model. With labels the pairs must be
-sought within each class: otherwise the noise that belongs to a class is not N(0, I), from which one starts.
+left at the start is tied to the noise. Samplers that add noise, chains, classifier guidance and
+posterior sampling are not: they, `Denoiser.score` and the views that need a score refuse a coupled model. With labels
+the pairs must be sought within each class: otherwise the noise that belongs to a class is not N(0, I), from which one
+starts.
 """
 
 from __future__ import annotations

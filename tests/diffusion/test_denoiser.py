@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from coursekit.diffusion import SCHEDULES, ClassifierFree, Cosine, Denoiser, ExactDenoiser, LinearVP, Rectified
+from coursekit.diffusion import SCHEDULES, Cosine, Denoiser, ExactDenoiser, LinearVP, Rectified
 from coursekit.diffusion.denoiser import PREDICTIONS
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.gmm import GaussianMixture
 
 TIMES = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.8, 0.95], dtype=torch.float64)

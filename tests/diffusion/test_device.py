@@ -15,42 +15,39 @@ from coursekit.boltzmann import RBM, BoltzmannMachine, ContrastiveDivergence, Ga
 from coursekit.classifiers import ConvClassifier, LogisticRegression, NoiseAwareClassifier
 from coursekit.diffusion import (
     SCHEDULES,
-    AutoGuidance,
-    ClassifierFree,
-    ClassifierGuidance,
-    ConsistencyDistillation,
-    ConsistencyModel,
     Cosine,
     Denoiser,
-    DynamicThreshold,
-    EDMView,
-    ExactClassifier,
-    ExactConditional,
-    FewSteps,
-    FlowView,
     ImportanceSampled,
-    IntervalLimited,
-    LabelledMixture,
-    LatentDiffusion,
     LinearVP,
     LogitNormal,
-    OnSchedule,
-    ProgressiveDistillation,
     Rectified,
-    Rescaled,
-    Unlabelled,
     batches,
     engine,
-    from_ddpm,
-    from_edm,
-    from_edm_network,
-    from_eps,
-    from_velocity,
     grids,
     time_grid,
 )
 from coursekit.diffusion.batches import mirror
+from coursekit.diffusion.distillation import (
+    ConsistencyDistillation,
+    ConsistencyModel,
+    FewSteps,
+    ProgressiveDistillation,
+)
+from coursekit.diffusion.foreign import from_ddpm, from_edm, from_edm_network, from_eps, from_velocity
+from coursekit.diffusion.guidance import (
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    DynamicThreshold,
+    ExactClassifier,
+    ExactConditional,
+    IntervalLimited,
+    LabelledMixture,
+    Rescaled,
+    Unlabelled,
+)
 from coursekit.diffusion.inverse import DPS, AveragePool, Blur, Mask, MomentMatching, PiGDM, Projected, Replacement
+from coursekit.diffusion.latent import LatentDiffusion
 from coursekit.diffusion.likelihood import (
     CapacityTimes,
     DiscretisedGaussian,
@@ -67,6 +64,7 @@ from coursekit.diffusion.likelihood import (
 from coursekit.diffusion.losses import WEIGHTINGS
 from coursekit.diffusion.optimizers import muon_and_adamw
 from coursekit.diffusion.samplers import SAMPLERS, draw, sample
+from coursekit.diffusion.views import EDMView, FlowView, OnSchedule
 from coursekit.energy import (
     Contrastive,
     EnergyModel,

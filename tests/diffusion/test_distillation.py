@@ -10,23 +10,25 @@ from torch import Tensor, nn
 
 from coursekit.diffusion import (
     SCHEDULES,
-    ClassifierFree,
-    ConsistencyDistillation,
-    ConsistencyModel,
     Cosine,
     Denoiser,
     ExactDenoiser,
-    FewSteps,
     LinearVP,
-    ProgressiveDistillation,
     Rectified,
     Schedule,
     fit,
     sample,
     time_grid,
 )
-from coursekit.diffusion.consistency import pseudo_huber, squared
-from coursekit.diffusion.progressive import ddim_step, estimate_of_step, levels, truncated_snr
+from coursekit.diffusion.distillation import (
+    ConsistencyDistillation,
+    ConsistencyModel,
+    FewSteps,
+    ProgressiveDistillation,
+)
+from coursekit.diffusion.distillation.consistency import pseudo_huber, squared
+from coursekit.diffusion.distillation.progressive import ddim_step, estimate_of_step, levels, truncated_snr
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.gmm import GaussianMixture
 from coursekit.networks import TimeMLP
 

@@ -12,29 +12,22 @@ from scipy import stats
 from torch import Tensor, nn
 
 from coursekit.classifiers import NoiseAwareClassifier
-from coursekit.diffusion import (
-    EDM,
-    SCHEDULES,
-    VE,
+from coursekit.diffusion import EDM, SCHEDULES, VE, Cosine, Denoiser, ExactDenoiser, LinearVP, Rectified, sample
+from coursekit.diffusion.denoiser import PREDICTIONS
+from coursekit.diffusion.guidance import (
     AutoGuidance,
     ClassifierFree,
     ClassifierGuidance,
-    Cosine,
-    Denoiser,
     DynamicThreshold,
     ExactClassifier,
     ExactConditional,
-    ExactDenoiser,
     IntervalLimited,
     LabelledMixture,
-    LinearVP,
-    Rectified,
     Rescaled,
     Unlabelled,
-    sample,
+    guided_gaussian,
+    tilted_gaussian,
 )
-from coursekit.diffusion.denoiser import PREDICTIONS
-from coursekit.diffusion.guidance import guided_gaussian, tilted_gaussian
 from coursekit.gmm import GaussianMixture
 
 TIMES = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.85], dtype=torch.float64)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from coursekit.diffusion import SCHEDULES, ClassifierFree, Cosine, Denoiser, ExactDenoiser, Rectified, sample
+from coursekit.diffusion import SCHEDULES, Cosine, Denoiser, ExactDenoiser, Rectified, sample
 from coursekit.diffusion.grids import Path, time_grid
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.inverse import (
     DPS,
     AveragePool,

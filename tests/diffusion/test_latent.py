@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from coursekit.diffusion import Denoiser, ExactDenoiser, LatentDiffusion, Rectified, fit
+from coursekit.diffusion import Denoiser, ExactDenoiser, Rectified, fit
+from coursekit.diffusion.latent import LatentDiffusion
 from coursekit.gmm import GaussianMixture
 from coursekit.networks import TimeMLP
 from coursekit.vae import AutoEncoder, conv_auto_encoder, linear_auto_encoder

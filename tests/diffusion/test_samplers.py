@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coursekit.diffusion import (
     GRIDS,
     SCHEDULES,
-    ClassifierFree,
     Cosine,
     Denoiser,
     ExactDenoiser,
@@ -32,6 +31,7 @@ from coursekit.diffusion import (
 )
 from coursekit.diffusion.denoiser import PREDICTIONS
 from coursekit.diffusion.grids import Path
+from coursekit.diffusion.guidance import ClassifierFree
 from coursekit.diffusion.samplers import (
     SAMPLERS,
     Sampler,

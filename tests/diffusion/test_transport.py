@@ -1,6 +1,7 @@
 """Laws of couplings: permutations of least cost, what they straighten, and what they take away."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,25 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from coursekit.data import GaussianRing
-from coursekit.diffusion import (
-    SCHEDULES,
-    ClassifierFree,
-    Cosine,
-    DDPMView,
-    Denoiser,
-    LinearVP,
-    MinibatchTransport,
-    OnSchedule,
-    Rectified,
-    ScoreSDEView,
-    bend,
-    fit,
-    sample,
-)
-from coursekit.diffusion.transport import transport_cost
+from coursekit.diffusion import SAMPLERS, SCHEDULES, Cosine, Denoiser, LinearVP, Recorder, Rectified, fit, sample
+from coursekit.diffusion.guidance import ClassifierFree, ClassifierGuidance
+from coursekit.diffusion.inverse import DPS, Mask, MomentMatching, PiGDM
+from coursekit.diffusion.samplers import ddim, edm
+from coursekit.diffusion.transport import MinibatchTransport, bend, transport_cost
+from coursekit.diffusion.views import DDPMView, OnSchedule, ScoreSDEView
 from coursekit.networks import TimeMLP
 
 
@@ -183,6 +174,7 @@ def test_under_a_coupling_the_expected_noise_is_no_score_and_chains_go_wrong() -
         true_score = -x / model.variance(alpha, sigma)
         wrong = (-model.eps(x, t) / sigma - true_score).abs().max().item()
         assert wrong < 1e-9 if r == 0 else wrong > 0.2
+        model.coupling = None  # or `sample` would refuse to go wrong
         drawn = {
             kind: sample(model, (20_000, 1), kind, 100, generator=torch.Generator().manual_seed(0))
             for kind in ("ddpm", "ddim")
@@ -206,6 +198,40 @@ def test_what_needs_a_score_refuses_a_coupled_model() -> None:
     with pytest.raises(ValueError, match="with a coupling"):
         Denoiser(TimeMLP(2, 8), LinearVP(), "score", coupling=MinibatchTransport())
     labelled.velocity(x, t)
+
+
+class Guesser(nn.Module):
+    schedule = Cosine()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t
+
+
+@pytest.mark.parametrize(
+    "sampler", ["ddpm", "dpm++2m-sde", "edm", "pc", partial(ddim, eta=0.5), partial(edm, churn=1.0)], ids=str
+)
+def test_samplers_that_add_noise_refuse_a_coupled_model(sampler: object) -> None:
+    model = Correlated(Cosine(), 0.5, 0.9)
+    for wrapped in (model, OnSchedule(model, Rectified()), Recorder(model)):
+        with pytest.raises(ValueError, match="sampler that adds noise, got one with a coupling"):
+            sample(wrapped, (2, 1), sampler, 5)
+    assert sample(Correlated(Cosine(), 0.5, 0.0), (2, 1), sampler, 5).isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("ddpm", "dpm++2m-sde", "edm", "pc")])
+def test_samplers_without_noise_take_it(sampler: str) -> None:
+    model = Correlated(Cosine(), 0.5, 0.9)
+    assert sample(model, (2, 1), sampler, 5).isfinite().all()
+    assert sample(model, (2, 1), partial(edm, churn=0.0), 5).isfinite().all()
+
+
+def test_guidance_by_gradients_refuses_it() -> None:
+    model, seen = Correlated(Cosine(), 0.5, 0.9), Mask(torch.tensor([True]))
+    with pytest.raises(ValueError, match="classifier guidance, got one with a coupling"):
+        ClassifierGuidance(model, Guesser(), 1.0)
+    for kind in (DPS, PiGDM, MomentMatching):
+        with pytest.raises(ValueError, match="covariance of x_0 given x_t, got one with a coupling"):
+            kind(model, seen, torch.zeros(1, 1))
 
 
 # --- straighter paths ------------------------------------------------------------------------------------------

@@ -10,30 +10,17 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
-from coursekit.diffusion import (
-    EDM,
-    SCHEDULES,
-    ClassifierFree,
-    Cosine,
+from coursekit.diffusion import EDM, SCHEDULES, Cosine, Denoiser, ExactDenoiser, LinearVP, Rectified, Schedule, sample
+from coursekit.diffusion.foreign import from_ddpm, from_edm, from_edm_network, from_eps, from_score, from_velocity
+from coursekit.diffusion.guidance import ClassifierFree
+from coursekit.diffusion.views import (
     DDPMView,
-    Denoiser,
     EDMView,
-    ExactDenoiser,
     FlowView,
-    LinearVP,
     OnSchedule,
     Preconditioning,
-    Rectified,
-    Schedule,
     ScoreSDEView,
     expected_data,
-    from_ddpm,
-    from_edm,
-    from_edm_network,
-    from_eps,
-    from_score,
-    from_velocity,
-    sample,
 )
 from coursekit.gmm import GaussianMixture
 

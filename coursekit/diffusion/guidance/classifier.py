@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.diffusion.guidance.wrapper import Wrapper, latest_time, matched, per_sample, slope, tweedie
+from coursekit.diffusion.transport import refuse_coupled
 
 __all__ = ["ClassifierGuidance"]
 
@@ -41,13 +42,15 @@ class ClassifierGuidance(Wrapper):
 
     Raises:
         TypeError: if the classifier has no schedule.
-        ValueError: if floor is not positive, or labels are missing when it is called.
+        ValueError: if floor is not positive, if the denoiser has a coupling, which leaves it no score to add to, or if
+            labels are missing when it is called.
     """
 
     def __init__(self, denoiser: nn.Module, classifier: nn.Module, scale: float, floor: float = 0.01) -> None:
         super().__init__(denoiser)
         if not hasattr(classifier, "schedule"):
             raise TypeError(f"classifier must have a schedule, got {type(classifier).__name__}")
+        refuse_coupled(denoiser, "classifier guidance")
         self.classifier, self.scale = classifier.eval(), scale
         self.latest = latest_time(classifier.schedule, floor)
 

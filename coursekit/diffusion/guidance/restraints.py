@@ -30,7 +30,8 @@ class IntervalLimited(Wrapper):
         ValueError: unless 0 <= low < high.
 
     Example:
-        >>> from coursekit.diffusion import ClassifierFree, Denoiser, Rectified
+        >>> from coursekit.diffusion import Denoiser, Rectified
+        >>> from coursekit.diffusion.guidance import ClassifierFree
         >>> denoiser = Denoiser(lambda x, t, y: 1.0 * (y[:, None] < 4), Rectified(), "x0", num_classes=4)
         >>> guided = IntervalLimited(ClassifierFree(denoiser, 3.0), 0.5, 2.0)
         >>> guided(torch.zeros(3, 1), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0, 1, 2])).flatten().tolist()
@@ -68,7 +69,8 @@ class Rescaled(Wrapper):
         ValueError: if strength lies outside [0, 1].
 
     Example:
-        >>> from coursekit.diffusion import ClassifierFree, Denoiser, Rectified
+        >>> from coursekit.diffusion import Denoiser, Rectified
+        >>> from coursekit.diffusion.guidance import ClassifierFree
         >>> denoiser = Denoiser(lambda x, t, y: x * (y[:, None] < 4), Rectified(), "x0", num_classes=4)
         >>> x_t, t, y = torch.tensor([[1.0, -1.0]]), torch.tensor(0.5), torch.tensor([0])
         >>> rescaled = Rescaled(ClassifierFree(denoiser, 3.0), 1.0)(x_t, t, y)

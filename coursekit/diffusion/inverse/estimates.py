@@ -27,6 +27,7 @@ from coursekit.diffusion.chain import expand
 from coursekit.diffusion.guidance.wrapper import Wrapper, latest_time, matched, per_sample, tweedie
 from coursekit.diffusion.inverse.operators import LinearOperator
 from coursekit.diffusion.inverse.solver import conjugate_residuals
+from coursekit.diffusion.transport import refuse_coupled
 
 __all__ = ["DPS", "MomentMatching", "PiGDM", "Projected"]
 
@@ -79,10 +80,14 @@ class Pulled(Observed):
 
     Points with an alpha / sigma below 0.01 count as having this one, since V = (sigma^2 / alpha) dD/dx_t is infinity
     times zero at pure noise.
+
+    Raises:
+        ValueError: if the denoiser has a coupling: then V is not (sigma^2 / alpha) dD/dx_t.
     """
 
     def __init__(self, denoiser: nn.Module, operator: LinearOperator, observation: Tensor) -> None:
         super().__init__(denoiser, operator, observation)
+        refuse_coupled(denoiser, "the covariance of x_0 given x_t")
         self.latest = latest_time(self.schedule, 0.01)
 
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:

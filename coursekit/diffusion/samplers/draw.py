@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from coursekit.diffusion.samplers.adaptive import adaptive
 from coursekit.diffusion.samplers.multistep import deis, dpmpp_2m, unipc
 from coursekit.diffusion.samplers.single_step import Sampler, ddim, ddpm, dpmpp_2s, euler, heun
 from coursekit.diffusion.samplers.stochastic import dpmpp_2m_sde, edm, pc
+from coursekit.diffusion.transport import refuse_coupled
 
 __all__ = ["SAMPLERS", "Recorder", "sample"]
 
@@ -63,7 +66,8 @@ def sample(
         The samples (N, ...), not clamped to any range.
 
     Raises:
-        ValueError: for an unknown sampler or grid, or a wrong number of steps, labels or start values.
+        ValueError: for an unknown sampler or grid, or a wrong number of steps, labels or start values; for a sampler
+            that adds noise and a denoiser with a coupling.
 
     Example:
         >>> from coursekit.diffusion import ExactDenoiser, LinearVP
@@ -80,6 +84,9 @@ def sample(
         raise ValueError(f"y must hold one label for each of {shape[0]} samples, got shape {tuple(y.shape)}")
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x_T.shape)}")
+    step = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+    if _adds_noise(step):
+        refuse_coupled(denoiser, "a sampler that adds noise")
     steps = steps if steps is not None else len(grid) if isinstance(grid, Tensor) else 30
     path = Path.along(denoiser.schedule, time_grid(denoiser.schedule, steps, grid, getattr(denoiser, "t_max", 1.0)))
     model = denoiser if guidance == 1 else ClassifierFree(denoiser, guidance)
@@ -90,7 +97,7 @@ def sample(
     def denoise(x: Tensor, t: float | Tensor) -> Tensor:
         return model(x, t if isinstance(t, Tensor) else torch.full((len(x),), t, dtype=dtype, device=x.device), y)
 
-    states = (SAMPLERS[sampler] if isinstance(sampler, str) else sampler)(denoise, x_T, path, generator)
+    states = step(denoise, x_T, path, generator)
     if trajectory:
         return torch.stack([x_T, *states])
     for x in states:
@@ -132,6 +139,14 @@ class Recorder(nn.Module):
             self.times.append(t)
             self.estimates.append(estimate)
         return estimate
+
+
+def _adds_noise(sampler: Sampler) -> bool:
+    """Whether it draws fresh noise on the way, as far as it is one of ours; `partial` is seen through."""
+    function = getattr(sampler, "func", sampler)
+    if function in (ddim, edm):
+        return inspect.signature(sampler).parameters["eta" if function is ddim else "churn"].default > 0
+    return function in (ddpm, dpmpp_2m_sde, pc)
 
 
 def _device(denoiser: nn.Module, generator: torch.Generator | None) -> torch.device:

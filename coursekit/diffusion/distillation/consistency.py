@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from coursekit.diffusion.chain import expand
 from coursekit.diffusion.denoiser import Denoiser
+from coursekit.diffusion.distillation.progressive import Level, ddim_step
 from coursekit.diffusion.losses import Stratified
-from coursekit.diffusion.progressive import Level, ddim_step
 
 __all__ = ["ConsistencyDistillation", "ConsistencyModel", "pseudo_huber", "squared"]
 
