@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from coursekit.boltzmann import RestrictedMachine, annealed_importance_sampling, base_rate
 from coursekit.data import from_pixels, load_animals
 from coursekit.diffusion import Denoiser, sample
+from coursekit.diffusion.guidance import Wrapper
 from coursekit.diffusion.likelihood import Levels
+from coursekit.diffusion.views import OnSchedule
 from coursekit.estimates import Estimate, bootstrap_interval
 from coursekit.metrics import (
     classifier_two_sample_test,
@@ -41,6 +43,9 @@ __all__ = [
     "with_mirrored",
 ]
 
+DENOISERS = (Denoiser, Wrapper, OnSchedule)
+"""What `coursekit.diffusion.sample` draws from."""
+
 
 def shares(number: int, num_classes: int = 10) -> Tensor:
     """Labels (number,), in order, with the classes in shares as equal as possible.
@@ -59,8 +64,8 @@ def shares(number: int, num_classes: int = 10) -> Tensor:
 
 
 def draws(model: nn.Module) -> bool:
-    """Whether a model draws pictures: a `Denoiser`, or any model with `sample(n, y, generator)`."""
-    return isinstance(model, Denoiser) or hasattr(model, "sample")
+    """Whether a model draws pictures: a denoiser, guided or not, or any model with `sample(n, y, generator)`."""
+    return isinstance(model, DENOISERS) or hasattr(model, "sample")
 
 
 def draw_animals(
@@ -69,20 +74,21 @@ def draw_animals(
     """Animals of the classes y (N,), (N, 1, 28, 28) clamped to [-1, 1], drawn in batches.
 
     Args:
-        model: a `Denoiser`, or any model with `sample(n, y, generator)`.
+        model: a `Denoiser`, one around it, or any model with `sample(n, y, generator)`.
         y: the classes.
         generator: source of the noise.
         batch_size: how many are drawn at once.
-        **settings: of a `Denoiser`: `sampler`, `steps` and `guidance` (heun, 30 and 1.5 if not given); of another
-            model: those that its `sample` takes, such as the `steps` of a `ConsistencyModel`.
+        **settings: of a denoiser: `sampler`, `steps` and `guidance` (heun and 30 if not given; 1.5 for a plain
+            `Denoiser`, for one that is guided already 1); of another model: those that its `sample` takes, such as the
+            `steps` of a `ConsistencyModel`.
 
     Raises:
         ValueError: if the model does not draw, or if settings are given that it does not have.
     """
     if not draws(model):
         raise ValueError(f"model must draw pictures, got a {type(model).__name__}")
-    if isinstance(model, Denoiser):
-        settings = {"sampler": "heun", "guidance": 1.5} | settings
+    if isinstance(model, DENOISERS):
+        settings = {"sampler": "heun", "guidance": 1.5 if isinstance(model, Denoiser) else 1.0} | settings
         parts = [
             sample(model, (len(part), 1, 28, 28), y=part, generator=generator, **settings)
             for part in y.split(batch_size)

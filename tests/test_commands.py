@@ -15,7 +15,9 @@ from coursekit.__main__ import app
 from coursekit.boltzmann import RBM
 from coursekit.checkpoints import read_tensors, write_tensors
 from coursekit.data import from_pixels, load_animals
-from coursekit.diffusion import GRIDS, SAMPLERS
+from coursekit.diffusion import GRIDS, SAMPLERS, Rectified
+from coursekit.diffusion.guidance import ClassifierFree
+from coursekit.diffusion.views import OnSchedule
 from coursekit.evaluation import draw_animals, evaluate_likelihood, evaluate_samples, shares
 from coursekit.metrics import recognised_share
 from coursekit.pixels import binarise
@@ -196,6 +198,19 @@ def test_settings_reach_the_models_that_have_them() -> None:
         draw_animals(build["consistency"](), y, generator, guidance=2.0)
     with pytest.raises(ValueError, match="steps can be set for diffusion only, not for FewSteps"):
         draw_animals(build["progressive-2"](), y, generator, steps=4)
+
+
+def test_guided_and_moved_denoisers_draw_as_the_plain_one_does_with_that_guidance() -> None:
+    y, plain = shares(4), recipes.RECIPES["diffusion"].build().eval()
+    with torch.no_grad():
+        for weight in plain.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
+    around = {"guided": (ClassifierFree(plain, 1.5), 1.5), "moved": (OnSchedule(plain, Rectified()), 1.0)}
+    for name, (model, guidance) in around.items():
+        first = draw_animals(model, y, torch.Generator().manual_seed(0), steps=2)
+        second = draw_animals(plain, y, torch.Generator().manual_seed(0), steps=2, guidance=guidance)
+        torch.testing.assert_close(first, second, msg=name)
+        assert not torch.equal(first, draw_animals(plain, y, torch.Generator().manual_seed(0), steps=2, guidance=2.0))
 
 
 @pytest.mark.parametrize("name", ["latent-diffusion", "progressive-4", "progressive-2", "progressive-1", "consistency"])

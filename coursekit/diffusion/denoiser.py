@@ -101,8 +101,8 @@ class Denoiser(nn.Module):
 
     Raises:
         ValueError: for an unknown name, an impossible range, or a prediction of eps or of the score where the
-            schedule leaves no signal at t_max: there x_0 = (x_t - sigma eps) / alpha divides by zero; for a score
-            under a coupling.
+            schedule leaves no signal at t_max: there x_0 = (x_t - sigma eps) / alpha divides by zero; for a velocity
+            that is infinite there, as on `SigmoidAlphaBar` at t = 1; for a score under a coupling.
 
     Example:
         >>> from coursekit.diffusion.schedules import Rectified
@@ -143,6 +143,11 @@ class Denoiser(nn.Module):
             raise ValueError(
                 f"prediction {prediction!r} says nothing about x_0 at t_max = {t_max}, where {schedule} "
                 "leaves no signal: predict 'v' or 'x0', or take t_max below 1"
+            )
+        if not all(bool(c.isfinite()) for c in self.prediction(schedule, torch.tensor(float(t_max)), sigma_data)):
+            raise ValueError(
+                f"prediction {prediction!r} has no finite target at t_max = {t_max} on {schedule}: predict 'v' or "
+                "'x0', or take t_max below 1"
             )
         if self.prediction is _score:
             refuse_coupled(self, "a score")
