@@ -134,7 +134,7 @@ def test_noise_prediction_at_zero_snr_is_refused(prediction: str, schedule: str)
 
 def test_a_velocity_that_is_infinite_at_the_last_time_is_refused() -> None:
     """There q x_t / d is zero times infinity: every sample would be NaN."""
-    with pytest.raises(ValueError, match="'velocity' has no finite target at t_max = 1.0 on SigmoidAlphaBar"):
+    with pytest.raises(ValueError, match="'velocity' has no finite target at t_max"):
         Denoiser(lambda x, t: x, SCHEDULES["sigmoid"](), "velocity")
     early = Denoiser(lambda x, t: x, SCHEDULES["sigmoid"](), "velocity", t_max=0.999)
     assert bool(early(torch.randn(3, 2), torch.tensor(0.999)).isfinite().all())
