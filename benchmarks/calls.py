@@ -6,9 +6,9 @@ Up to ten calls on the uniform grid --number pictures are drawn, where the quali
 --slow-number everywhere else; each row says how many. Every cell starts from the same noise (the released checkpoint,
 guidance 1.5) and is judged as `python -m coursekit evaluate` does; "excess" is its Frechet distance less that of UniPC
 with 40 calls from the same noise, in which most of the error of both cancels. "flow" is sharper still: how far samplers
-without noise end from where the flow itself leads. A guided pair counts as one call. The table, data/sampler-calls.json,
-is written after each cell; cells that it holds already, for the same number of pictures, are not drawn again, so a run
-can be broken off and taken up. In all it takes more than two hours of one core.
+without noise end from where the flow itself leads. A guided pair counts as one call. The table, by default
+data/sampler-calls.json, is written after each cell; cells that it holds already, for the same number of pictures, are
+not drawn again, so a run can be broken off and taken up. In all it takes more than two hours of one core.
 """
 
 from __future__ import annotations
