@@ -15,16 +15,7 @@ from coursekit.diffusion.samplers import Sampler
 from coursekit.exercises import Verdict, ask, compare, correct, exercise, first_refusal, parts, refuse
 from coursekit.gmm import GaussianMixture
 
-__all__ = [
-    "HEAPS",
-    "OTHER_HEAPS",
-    "backward_drift",
-    "ddim_step",
-    "error_of_grid",
-    "grid_for_eight",
-    "mean_guess",
-    "order_and_looks",
-]
+__all__ = ["backward_drift", "ddim_step", "grid_for_eight", "mean_guess", "order_and_looks"]
 
 LOOKS = 8  # of exercise 10.5
 HEAPS, OTHER_HEAPS = (
