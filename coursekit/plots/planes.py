@@ -54,6 +54,7 @@ def one_scale(axes: Sequence[Axes], label: str = "density", decades: float | Non
         ValueError: if a panel shows no filled density.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> fig, axes = plt.subplots(1, 2)
         >>> for ax, scale in zip(axes, (1.0, 2.0), strict=True):
         ...     density(ax, lambda x, scale=scale: -(x / scale).square().sum(1) - 2 * np.log(scale))
