@@ -3,6 +3,7 @@
 # make test      what CI runs: ruff, unit tests, doctests, every notebook compared with its outputs
 # make refresh   execute the lessons in place: the only way that committed outputs change
 # make bench     time schedules, mixtures and flows against other libraries, and measure memory
+# make tables    measure again, in about three hours, the tables in data/ that lessons 10 to 12 show
 # make clean     remove build/ and caches; make clean-all removes the environment too
 #
 # The first call makes .venv from constraints.txt. Later calls need no network.
@@ -15,7 +16,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 CELL_SECONDS := 600
 
-.PHONY: course lab test lint unit notebooks refresh bench clean clean-all
+.PHONY: course lab test lint unit notebooks refresh bench tables clean clean-all
 .NOTPARALLEL:
 .DEFAULT_GOAL := course
 
@@ -53,6 +54,13 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.modes
 	$(PY) -m benchmarks.streaming
 	$(PY) -m benchmarks.couplings
+
+# One thread, as when the committed tables were made. Cells of sampler-calls.json that are there are kept.
+tables: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.calls --number 1000 --slow-number 250
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.guidance --out data/guidance-sweep.json
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.completion --out data/missing-half.json
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.likelihoods
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

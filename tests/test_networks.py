@@ -7,17 +7,16 @@ from hypothesis import strategies as st
 
 from coursekit.networks import (
     MLP,
-    Attention,
     ConvDecoder,
     ConvEncoder,
     MaskedLinear,
     MaskedMLP,
-    ResidualBlock,
     TimeEmbedding,
     TimeMLP,
     UNet,
     autoregressive_masks,
 )
+from coursekit.networks.convolutions import Attention, ResidualBlock
 
 
 def batch(n: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

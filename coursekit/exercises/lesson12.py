@@ -1,7 +1,7 @@
 """Checks of lesson 12, "Diffusion V: one model, many names".
 
 Symbols as in the lesson: x_t = alpha x_0 + sigma eps; y = x_0 + s eps is EDM's noisy point; tau = 1 - t is the clock of
-flow matching, 0 for noise; lambda is the log-SNR; D is a number of coordinates, or a guess of x_0.
+flow matching, 0 for noise; lambda is the log-SNR; D is a guess of x_0, d a number of coordinates.
 """
 
 import math
@@ -23,7 +23,8 @@ def velocity_from_edm(answer: Callable) -> Verdict:
     """Exercise 12.1: (denoise(y, s), x (N, D), tau) -> u = E[x_0 - eps | x] at x = tau x_0 + (1 - tau) eps."""
     x, tau = torch.randn(5, 2, generator=_generator(), dtype=torch.float64), 0.3
     s = (1 - tau) / tau
-    guess = _denoise(x / tau, s)
+    guess, swapped = _denoise(x / tau, s), _denoise(x / (1 - tau), 1 / s)
+    clock = "you took tau for our t: with tau the data's share is tau and the noise's 1 - tau"
     return compare(
         ask(answer, _denoise, x, tau),
         (guess - x) / (1 - tau),
@@ -40,6 +41,11 @@ def velocity_from_edm(answer: Callable) -> Verdict:
             "you forgot to divide by the time that is left, 1 - tau": guess - x,
             "that is EDM's own slope, (y - D) / s: a velocity in another clock, of another point": (x / tau - guess)
             / s,
+            "(x - D) / s mixes two papers: EDM's slope is (y - D) / s at y = x / tau, and another velocity": (x - guess)
+            / s,
+            clock: (swapped - x) / tau,
+            f"{clock}; and the velocity points to the noise": (x - swapped) / tau,
+            f"{clock} (in the denoiser; you have the time that is left right)": (swapped - x) / (1 - tau),
             "the distance is that from x / tau: the point of flow matching is x": (guess - x / tau) / (1 - tau),
             "that is the guess itself": guess,
         },
@@ -54,7 +60,7 @@ def weight_of_cosine(answer: Callable) -> Verdict:
     lam = torch.linspace(-9, 9, 13, dtype=torch.float64)
     wanted = 1 / (math.pi * torch.cosh(lam / 2))
     return compare(
-        ask(answer, lam),
+        ask(_with_tensors(answer), lam),
         wanted,
         mistakes={
             "the 2 of (12.9) is missing, or 2 sin cos was taken for sin cos: w = 2 / |d lambda/dt|": wanted / 2,
@@ -93,6 +99,7 @@ def bits(answer: Callable) -> Verdict:
             "they are 2/255 apart": bare + 7,
             "the offset counts once for all dimensions: it belongs to each": bare - math.log2(width) / dims,
             "the sign of the log-density is lost: likely pictures cost few bits": -bare - math.log2(width),
+            "the log-density is that of all dimensions: divide it by dims": dims * bare - math.log2(width),
             "that is the total: per dimension, divide by dims": (bare - math.log2(width)) * dims,
         },
         what="your bits",
@@ -135,10 +142,10 @@ def consistency_pair(answer: Callable) -> Verdict:
 
 @exercise
 def share_left(answer: Callable, smallest: int) -> Verdict:
-    """Exercise 12.5: (x, noise (n, D)) -> optimal mean squared distance / 2 D; the first D = 2^k that saves < 1/4."""
-    for D in (2, 16):
-        x, noise = torch.randn(2, 40, D, generator=_generator())
-        cost, scale = torch.cdist(x, noise).square(), 2 * D
+    """Exercise 12.5: (x, noise (n, d)) -> optimal mean squared distance / 2 d; the first d = 2^k that saves < 1/4."""
+    for d in (2, 16):
+        x, noise = torch.randn(2, 40, d, generator=_generator())
+        cost, scale = torch.cdist(x, noise).square(), 2 * d
         best = _optimal(cost) / scale
         verdict = compare(
             ask(answer, x, noise),
@@ -152,11 +159,11 @@ def share_left(answer: Callable, smallest: int) -> Verdict:
                 "you minimised and averaged the distances, not their squares": _optimal(cost.sqrt()) / scale,
                 "the pairs minimise the distances: minimise their squares": _by(cost.sqrt(), cost) / scale,
                 "that is the sum over the batch: take the mean": best * len(x),
-                "you divided by D: independent pairs are 2 D apart": 2 * best,
-                "you did not divide by 2 D": best * scale,
+                "you divided by d: independent pairs are 2 d apart": 2 * best,
+                "you did not divide by 2 d": best * scale,
                 "that is the longest pairing: costs are minimised": _by(-cost, cost) / scale,
             },
-            what=f"your share in {D} dimensions",
+            what=f"your share in {d} dimensions",
             rtol=1e-3,
         )
         if not verdict.passed:
@@ -177,6 +184,20 @@ def _smallest_dimension(smallest: int) -> Verdict:
         "about a fifth is saved in 128 dimensions, three tenths in 64: with many dimensions all partners are almost "
         "equally far"
     )
+
+
+def _with_tensors(answer: Callable) -> Callable:
+    """The same function, with a word on the functions of `math`, which take one number only."""
+
+    def asked(lam: Tensor) -> Tensor:
+        try:
+            return answer(lam)
+        except (TypeError, ValueError) as error:
+            if "converted to Python scalars" not in str(error):
+                raise
+            raise ValueError("lam is a tensor: take torch.cosh, torch.exp, ... instead of math's") from None
+
+    return asked if callable(answer) else answer
 
 
 def _generator() -> torch.Generator:
@@ -217,6 +238,9 @@ def _wrong_targets(x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> di
         "that is x_u: ask the student about it": x_u,
         "the target is the clean data: regression on x_0 gives the mean of all ends, not the end of this path": x_0,
         "f was asked about x_t: the teacher's step is missing": _student(x_t, 1),
+        "the student made the step to x_u: the short way between neighbours is the teacher's": _student(
+            _step(x_t, _student(x_t, 0), alpha, sigma), 1
+        ),
         "the teacher was asked at u: it steps away from t, level 0": _student(
             _step(x_t, _teacher(x_t, 1), alpha, sigma), 1
         ),

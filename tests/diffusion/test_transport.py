@@ -208,7 +208,9 @@ class Guesser(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "sampler", ["ddpm", "dpm++2m-sde", "edm", "pc", partial(ddim, eta=0.5), partial(edm, churn=1.0)], ids=str
+    "sampler",
+    ["ddpm", "dpm++2m-sde", "edm", "pc", partial(ddim, eta=0.5), partial(edm, churn=1.0)],
+    ids=["ddpm", "dpm++2m-sde", "edm", "pc", "ddim with noise", "edm with less churn"],
 )
 def test_samplers_that_add_noise_refuse_a_coupled_model(sampler: object) -> None:
     model = Correlated(Cosine(), 0.5, 0.9)
