@@ -62,7 +62,7 @@ def moment_matched(answer: Callable) -> Verdict:
     A = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -1.0]], dtype=torch.float64)
     alpha, sigma, tau = 0.7, 0.4, 0.3
     slope = root @ root.mT * alpha / sigma**2
-    value = ask(answer, D, slope, alpha, sigma, A, b, tau)
+    value = ask(_with_shapes(answer), D, slope, alpha, sigma, A, b, tau)
     if torch.as_tensor(value).shape == b.shape:
         return refuse("that has the shape of the observation: the gain leads back to all coordinates of x_0, by V A^T")
     return compare(
@@ -76,7 +76,7 @@ def moment_matched(answer: Callable) -> Verdict:
 
 @exercise
 def auto_scale(answer: Callable) -> Verdict:
-    """Exercise 11.4: (variance, error, worse error) -> the scale of auto-guidance that draws the right width."""
+    """Exercise 11.4: (s^2, e^2, e'^2) -> the scale of auto-guidance that draws the right width."""
     verdicts = []
     for s2, e2, e2_worse in ((1.0, 0.5, 1.0), (0.0225, 0.01125, 0.0225), (2.0, 0.1, 0.5), (0.3, 0.3, 2.0)):
         gap, log = math.log((s2 + e2_worse) / (s2 + e2)), math.log
@@ -90,6 +90,9 @@ def auto_scale(answer: Callable) -> Verdict:
             "better and worse are exchanged: w multiplies the better model": 1 - wanted,
             "your w counts from the better model, D + w (D - D'): in the lesson it counts from the worse one": wanted
             - 1,
+            "the errors come as variances, e^2 and e'^2: you squared them again": (
+                log(1 + e2_worse**2 / s2) / log((s2 + e2_worse**2) / (s2 + e2**2))
+            ),
             "you compared the errors without the data's variance: the models see s^2 + e^2 and s^2 + e'^2": (
                 log(e2_worse / s2) / log(e2_worse / e2)
             ),
@@ -127,8 +130,8 @@ def ancestral_deviation(answer: Callable, limit: float) -> Verdict:
             return refuse(f"your deviations are right, but the limit that you give {meaning}")
     if not abs(limit / LIMIT - 1) < 0.01:
         return refuse(
-            f"your deviations are right, but {limit:.4g} is not the limit to 1 %: the error falls about like 1/T, so "
-            "twice the value at 2T minus the value at T is nearer than either"
+            f"your deviations are right, but {limit:.4g} is not the limit to 1 %: how does the distance "
+            "to the limit shrink when T doubles?"
         )
     return correct(
         "0.331: wider than what the ODE draws, 0.250, narrower than the tilted law, 0.378: one guided score, three laws"
@@ -165,14 +168,22 @@ def _wrong_guided(
         "that is the guided score: an estimate of x_0 is wanted, (x_t + sigma^2 score) / alpha": (
             (alpha * guided - x) / sigma**2
         ),
-        "alpha is missing in front of a variance: Cov(x_0, x_t) = alpha s^2": (
-            (1 - w) * _gain_without_alpha(x, alpha, sigma, m_0, s_0) + w * _gain_without_alpha(x, alpha, sigma, m, s)
+        "alpha is missing in front of a variance: Cov(x_0, x_t) = alpha s^2": _mixed(
+            w, plain + (1 / alpha - 1) * (plain - m_0), of_class + (1 / alpha - 1) * (of_class - m)
+        ),
+        "you put a deviation where its square, the variance, belongs": _mixed(
+            w, _denoised(x, alpha, sigma, m_0, s_0**0.5), _denoised(x, alpha, sigma, m, s**0.5)
+        ),
+        "the mean of x_t is alpha m: an alpha is missing in x_t - alpha m": _mixed(
+            w,
+            _denoised(x + (alpha - 1) * m_0, alpha, sigma, m_0, s_0),
+            _denoised(x + (alpha - 1) * m, alpha, sigma, m, s),
         ),
     }
 
 
-def _gain_without_alpha(x: Tensor, alpha: float, sigma: float, mean: float, deviation: float) -> Tensor:
-    return mean + deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
+def _mixed(w: float, plain: Tensor, of_class: Tensor) -> Tensor:
+    return (1 - w) * plain + w * of_class
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -198,6 +209,21 @@ def _wrong_carried(x: Tensor, alpha: float, sigma: float, c: float) -> dict[str,
     }
 
 
+def _with_shapes(answer: Callable) -> Callable:
+    """The same function, with shapes in the message where matrices do not fit."""
+
+    def asked(*given: object) -> object:
+        try:
+            return answer(*given)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error}. For batches the residual is a column, (b - D @ A.T)[..., None] of shape (N, M, 1); "
+                "V @ A.T @ column is (N, d, 1), and [..., 0] makes it (N, d) again"
+            ) from None
+
+    return asked if callable(answer) else answer
+
+
 def _matched(D: Tensor, V: Tensor, A: Tensor, b: Tensor, noise: float | Tensor, inner: Tensor | None = None) -> Tensor:
     """D + V A^T (A `inner` A^T + noise I)^{-1} (b - A D), with `inner` = V if it is None."""
     bracket = A @ (V if inner is None else inner) @ A.T + noise * torch.eye(len(A), dtype=A.dtype)
@@ -213,6 +239,8 @@ def _wrong_matched(
         "you took sigma / alpha times the slope: V = (sigma^2 / alpha) slope": _matched(
             D, sigma / alpha * slope, A, b, tau**2
         ),
+        "1/alpha is missing: V = (sigma^2 / alpha) slope": _matched(D, sigma**2 * slope, A, b, tau**2),
+        "you replaced V by the identity: then hidden and seen do not hang together": _matched(D, one, A, b, tau**2),
         "you turned the factor round: V = (sigma^2 / alpha) slope": _matched(D, alpha / sigma**2 * slope, A, b, tau**2),
         "you added tau where tau^2 belongs": _matched(D, V, A, b, tau),
         "the noise of the observation, tau^2, is missing": _matched(D, V, A, b, 0.0),
@@ -231,23 +259,30 @@ def _wrong_matched(
     }
 
 
+def _slopes(alpha: Tensor, sigma: Tensor, *deviations: float) -> tuple[Tensor, Tensor]:
+    """The slope of the best guess for the class and for all data, of these deviations."""
+    of_class, plain = (alpha * d**2 / (alpha**2 * d**2 + sigma**2) for d in deviations or (S, S_0))
+    return of_class, plain
+
+
 def _deviation(
     w: float,
     T: int,
     change: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda slope, plain, of_class: slope,
-    noise: float = 1.0,
+    slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _slopes,
+    noise: Callable[[Tensor, Tensor], Tensor] = lambda beta, shrink: beta * shrink,
 ) -> float:
     """The deviation of x_0 after T ancestral steps from N(0, 1) with the guided denoiser of two Gaussians."""
     t = torch.arange(T + 1, dtype=torch.float64) / T
     alpha, sigma = LinearVP().alpha(t), LinearVP().sigma(t)
     variance = torch.ones((), dtype=torch.float64)
     for k in range(T, 0, -1):
-        of_class, plain = (alpha[k] * d**2 / (alpha[k] ** 2 * d**2 + sigma[k] ** 2) for d in (S, S_0))
+        of_class, plain = slopes(alpha[k], sigma[k])
         slope = change(plain + w * (of_class - plain), plain, of_class)
         keep = alpha[k] / alpha[k - 1]
         beta, shrink = sigma[k] ** 2 - keep**2 * sigma[k - 1] ** 2, sigma[k - 1] ** 2 / sigma[k] ** 2
         factor = alpha[k - 1] * beta / sigma[k] ** 2 * slope + keep * shrink
-        variance = factor**2 * variance + noise * beta * shrink
+        variance = factor**2 * variance + noise(beta, shrink)
     return float(variance.sqrt())
 
 
@@ -255,7 +290,16 @@ def _wrong_deviations(w: float, T: int) -> dict[str, float]:
     wanted = _deviation(w, T)
     return {
         "that is a variance: its root is wanted": wanted**2,
-        "you forgot the noise v_k that each step adds": _deviation(w, T, noise=0.0),
+        "you forgot the noise v_k that each step adds": _deviation(w, T, noise=lambda beta, shrink: 0 * beta),
+        "you added the noise beta_k of a forward step: a step back adds v_k": _deviation(
+            w, T, noise=lambda beta, shrink: beta
+        ),
+        "you put deviations where variances belong: the slope has s^2 and s_0^2": _deviation(
+            w, T, slopes=lambda *given: _slopes(*given, S**0.5, S_0**0.5)
+        ),
+        "that follows the denoiser of the tilted law, a true posterior: guidance mixes the two denoisers instead": (
+            _deviation(1.0, T, slopes=lambda *given: _slopes(*given, (w / S**2 + (1 - w) / S_0**2) ** -0.5, S_0))
+        ),
         "that is the class alone, without guidance": _deviation(1.0, T),
         "you counted w from the class's denoiser: here w = 1 is the class itself": _deviation(w + 1, T),
         "class and data are exchanged: w multiplies the class's estimate": _deviation(1 - w, T),

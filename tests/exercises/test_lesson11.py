@@ -36,15 +36,19 @@ def scale(s2, e2, worse):
     return math.log((s2 + worse) / s2) / math.log((s2 + worse) / (s2 + e2))
 
 
-def deviation(w, T, slope_of=lambda w, of_class, plain: (1 - w) * plain + w * of_class, root=True, noise=1.0):
+def mix(w, of_class, plain):
+    return (1 - w) * plain + w * of_class
+
+
+def deviation(w, T, slope_of=mix, root=True, noise=1.0, v_of=lambda v: v):
     t = torch.arange(T + 1, dtype=torch.float64) / T
     alpha, sigma, variance = LinearVP().alpha(t), LinearVP().sigma(t), 1.0
     for k in range(T, 0, -1):
-        of_class, plain = (alpha[k] * v / (alpha[k] ** 2 * v + sigma[k] ** 2) for v in (0.25, 1.0))
+        of_class, plain = (alpha[k] * v / (alpha[k] ** 2 * v + sigma[k] ** 2) for v in (v_of(0.25), v_of(1.0)))
         keep = alpha[k] / alpha[k - 1]
         beta = 1 - keep**2
         a, b = alpha[k - 1] * beta / sigma[k] ** 2, keep * sigma[k - 1] ** 2 / sigma[k] ** 2
-        v = noise * beta * sigma[k - 1] ** 2 / sigma[k] ** 2
+        v = beta if noise is None else noise * beta * sigma[k - 1] ** 2 / sigma[k] ** 2
         variance = (a * slope_of(w, of_class, plain) + b) ** 2 * variance + v
     return float(variance**0.5 if root else variance)
 
@@ -90,6 +94,21 @@ MISTAKES = [
         ),
         "alpha is missing",
     ),
+    (
+        check.guided_estimate,
+        (lambda x, a, s, w, m, d, m_0, d_0: guided(x, a, s, w, m, d**0.5, m_0, d_0**0.5),),
+        "deviation",
+    ),
+    (
+        check.guided_estimate,
+        (
+            lambda x, a, s, w, m, d, m_0, d_0: (
+                (1 - w) * (m_0 + a * d_0**2 / (a**2 * d_0**2 + s**2) * (x - m_0))
+                + w * (m + a * d**2 / (a**2 * d**2 + s**2) * (x - m))
+            ),
+        ),
+        "an alpha is missing in x_t",
+    ),
     (check.carried_slope, (lambda x, a, s, a2, s2, f: s2**2 / a2 * f(x),), "about x_t itself"),
     (check.carried_slope, (lambda x, a, s, a2, s2, f: s**2 / a * f(x),), "neither rescaled"),
     (check.carried_slope, (lambda x, a, s, a2, s2, f: s**2 / a * f(s2 / s * x),), "chain rule is missing"),
@@ -119,10 +138,19 @@ MISTAKES = [
         (other(lambda V, A, tau: V @ A.T @ torch.linalg.inv(A @ A.T + tau**2 * eye)),),
         "missing inside",
     ),
+    (check.moment_matched, (lambda *given: matched(*given, factor=lambda a, s: s**2),), "1/alpha is missing"),
+    (
+        check.moment_matched,
+        (other(lambda V, A, tau: A.T @ torch.linalg.inv(A @ A.T + tau**2 * eye)),),
+        "V by the identity",
+    ),
+    (check.moment_matched, (lambda D, slope, a, s, A, b, tau: D + slope @ A.T @ (b - D @ A.T),), "is a column"),
+    (check.moment_matched, (lambda D, slope, a, s, A, b, tau: D + slope @ A.T @ (b - D @ A.T)[..., None],), "again"),
     (check.moment_matched, (lambda D, *rest: 2 * D - matched(D, *rest),), "wrong sign"),
     (check.moment_matched, (lambda D, *rest: matched(D, *rest) - D,), "without D"),
     (check.moment_matched, (lambda D, slope, a, s, A, b, tau: b,), "shape of the observation"),
     (check.auto_scale, (lambda s2, e2, worse: worse / (worse - e2),), "small errors"),
+    (check.auto_scale, (lambda s2, e2, worse: scale(s2, e2**2, worse**2),), "squared them again"),
     (check.auto_scale, (lambda s2, e2, worse: 1 - scale(s2, e2, worse),), "are exchanged"),
     (check.auto_scale, (lambda s2, e2, worse: scale(s2, e2, worse) - 1,), "counts from the better"),
     (check.auto_scale, (lambda s2, e2, worse: scale(s2, worse, e2),), "exchanged"),
@@ -138,6 +166,13 @@ MISTAKES = [
     ),
     (check.ancestral_deviation, (lambda w, T: deviation(w, T, root=False), LIMIT), "root is wanted"),
     (check.ancestral_deviation, (lambda w, T: deviation(w, T, noise=0.0), LIMIT), "forgot the noise"),
+    (check.ancestral_deviation, (lambda w, T: deviation(w, T, noise=None), LIMIT), "forward step"),
+    (check.ancestral_deviation, (lambda w, T: deviation(w, T, v_of=lambda v: v**0.5), LIMIT), "variances belong"),
+    (
+        check.ancestral_deviation,
+        (lambda w, T: deviation(1.0, T, v_of=lambda v: 1 / (4 * w + 1 - w) if v < 1 else v), LIMIT),
+        "denoiser of the tilted law",
+    ),
     (check.ancestral_deviation, (lambda w, T: deviation(1.0, T), LIMIT), "class alone"),
     (check.ancestral_deviation, (lambda w, T: deviation(w + 1, T), LIMIT), "counted w"),
     (check.ancestral_deviation, (lambda w, T: deviation(1 - w, T), LIMIT), "exchanged"),
