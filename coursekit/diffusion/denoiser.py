@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
                 f"prediction {prediction!r} says nothing about x_0 at t_max = {t_max}, where {schedule} "
                 "leaves no signal: predict 'v' or 'x0', or take t_max below 1"
             )
-        if not all(bool(c.isfinite()) for c in self.prediction(schedule, torch.tensor(float(t_max)), sigma_data)):
+        if not all(bool(c.isfinite()) for c in self.prediction(schedule, torch.tensor([float(t_max)]), sigma_data)):
             raise ValueError(
                 f"prediction {prediction!r} has no finite target at t_max = {t_max} on {schedule}: predict 'v' or "
                 "'x0', or take t_max below 1"

@@ -25,9 +25,12 @@ from coursekit.diffusion.guidance import (
     LabelledMixture,
     Rescaled,
     Unlabelled,
+    Wrapper,
     guided_gaussian,
     tilted_gaussian,
 )
+from coursekit.diffusion.inverse import Mask
+from coursekit.diffusion.inverse.estimates import Pulled
 from coursekit.gmm import GaussianMixture
 
 TIMES = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.85], dtype=torch.float64)
@@ -416,3 +419,16 @@ def test_a_time_may_be_a_number() -> None:
 def test_bad_input_is_refused(build: Callable[[nn.Module], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build(ExactConditional(labelled(), Cosine()))
+
+
+def test_what_stands_around_a_denoiser_must_say_both_estimates() -> None:
+    """`pair` is abstract, and `weigh` of what pulls towards an observation: neither can be forgotten."""
+
+    class Forgetful(Wrapper): ...
+
+    class Weightless(Pulled): ...
+
+    with pytest.raises(TypeError, match=r"abstract method.*pair"):
+        Forgetful(Denoiser(lambda x, t: x, Rectified()))
+    with pytest.raises(TypeError, match=r"abstract method.*weigh"):
+        Weightless(Denoiser(lambda x, t: x, Rectified()), Mask(torch.tensor([True])), torch.zeros(1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ from coursekit.diffusion.schedules import Schedule
 __all__ = ["Unlabelled", "Wrapper", "latest_time", "matched", "per_sample", "slope", "tweedie"]
 
 
-class Wrapper(nn.Module):
+class Wrapper(nn.Module, ABC):
     """A denoiser around a denoiser: times, schedule and classes are those of the one inside.
 
     A subclass gives `pair`, the estimates of x_0 without any guidance and with all of it, from as few calls of the
@@ -58,9 +59,9 @@ class Wrapper(nn.Module):
         """The estimate of x_0, (N, ...), for x_t (N, ...), times t (N,) or (), and labels y (N,)."""
         return self.pair(x_t, t, y)[1]
 
+    @abstractmethod
     def pair(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The estimates of x_0 without any guidance and with all of it, each (N, ...)."""
-        raise NotImplementedError
 
     def plain(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The first of `pair` alone, from no more calls of the network than it takes."""

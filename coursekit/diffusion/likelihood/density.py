@@ -66,7 +66,7 @@ def ode_log_prob(
     atol: float = 1e-5,
     generator: torch.Generator | None = None,
 ) -> LogDensity:
-    """log p(x) of x (N, ...) at time t_min, with a step size per sample (see `coursekit.diffusion.odeint`).
+    """log p(x) of x (N, ...) at time t_min, with a step size per sample (see `coursekit.diffusion.ode.odeint`).
 
     Args:
         denoiser: anything with `schedule` and `forward(x_t, t, y)` = E[x_0 | x_t], differentiable by x_t, each sample
