@@ -136,6 +136,9 @@ def test_a_velocity_that_is_infinite_at_the_last_time_is_refused() -> None:
     """There q x_t / d is zero times infinity: every sample would be NaN."""
     with pytest.raises(ValueError, match="'velocity' has no finite target at t_max"):
         Denoiser(lambda x, t: x, SCHEDULES["sigmoid"](), "velocity")
+    for target in ((torch.inf, 1.0), (1.0, torch.inf)):  # of own predictions, either coefficient
+        with pytest.raises(ValueError, match="no finite target"):
+            Denoiser(lambda x, t: x, Rectified(), lambda schedule, t, s, at=target: tuple(t * c for c in at))
     early = Denoiser(lambda x, t: x, SCHEDULES["sigmoid"](), "velocity", t_max=0.999)
     assert bool(early(torch.randn(3, 2), torch.tensor(0.999)).isfinite().all())
 
